@@ -1,0 +1,1 @@
+"""Compiler: from a checkpoint to tapes, program and schedule."""

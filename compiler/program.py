@@ -1,0 +1,321 @@
+"""The program: one queue of instructions per unit, and the tape's.
+
+The order follows from the data: k, v and q (so that the write and the read-back of K and V hide
+behind q's matmul), then attention with the next head's scores ahead of this head's values, the
+output projection, and the feed-forward network. Every instruction names, per unit, how many
+operations must have finished before it may start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tokenloom.compiler.errors import ModelError
+from tokenloom.compiler.image import MemoryImage
+from tokenloom.compiler.quantise import QuantModel
+from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
+from tokenloom.hw.tape_reader import TapeKind
+
+__all__ = ["Instruction", "Program", "compile_program"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """One operation of one unit.
+
+    Attributes
+    ----------
+    unit : Unit
+    name : str
+        For people and traces, such as "layer 3 gate_up".
+    wait : dict
+        Unit -> operations of it that must be done.
+    fields : dict
+        Fields of the unit's layout.
+    sample_only : bool
+    """
+
+    unit: Unit
+    name: str
+    wait: dict[Unit, int]
+    fields: dict[str, int]
+    sample_only: bool = False
+
+    def word(self) -> int:
+        """The instruction's bits."""
+        waits = [self.wait.get(unit, 0) for unit in Unit]
+        header = {"wait": waits, "sample_only": int(self.sample_only), "stop": 0}
+        return pack(LAYOUTS[self.unit], {"header": header, **self.fields})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """Queues, tape, and the model's registers.
+
+    Attributes
+    ----------
+    queues : dict
+        Unit -> its instructions, in order.
+    tape : list of int
+        Instructions of the tape control, the last one is `stop`.
+    registers : dict
+        Name -> value of the model's registers.
+    gains : list
+        int16 gains of every norm in order, each padded to whole blocks of 32.
+    frequencies : list of int
+    """
+
+    queues: dict[Unit, list[Instruction]]
+    tape: list[int]
+    registers: dict[str, int]
+    gains: list[list[int]]
+    frequencies: list[int]
+
+    def words(self, unit: Unit) -> list[int]:
+        """A queue's bits, with the stop at its end."""
+        stop = pack(LAYOUTS[unit], {"header": {"wait": [0] * len(Unit), "stop": 1}})
+        return [i.word() for i in self.queues[unit]] + [stop]
+
+
+@dataclass
+class _Builder:
+    queues: dict[Unit, list[Instruction]] = field(
+        default_factory=lambda: {unit: [] for unit in Unit}
+    )
+    tape: list[int] = field(default_factory=list)
+
+    def add(
+        self, unit: Unit, name: str, wait: dict[Unit, int], *, sample_only: bool = False,
+        **fields: int,
+    ) -> int:  # fmt: skip
+        """Append an instruction; returns the unit's done count once it has finished."""
+        self.queues[unit].append(
+            Instruction(unit=unit, name=name, wait=wait, fields=fields, sample_only=sample_only)
+        )
+        return len(self.queues[unit])
+
+    def detour(self, kind: TapeKind, address: int, layer: int, tiles: int) -> None:
+        self.tape.append(
+            pack(TAPE_OP, {"kind": kind, "addr": address, "layer": layer, "tiles": tiles})
+        )
+
+
+class _Regions:
+    """Block addresses in the operand buffer."""
+
+    def __init__(self, model: QuantModel, hardware: HardwareConfig) -> None:
+        shape = model.shape
+        self.key_blocks = -(-shape.head_size // BLOCK)
+        self.slots = max(1, hardware.max_group)
+        self.norm = 0
+        self.context = self.norm + -(-shape.width // BLOCK)
+        self.hidden = self.context + -(-shape.heads * shape.head_size // BLOCK)
+        self.query = self.hidden + -(-shape.ffn // BLOCK)
+        self.end = self.query + shape.kv_heads * self.slots * self.key_blocks
+
+
+def compile_program(
+    model: QuantModel, image: MemoryImage, hardware: HardwareConfig
+) -> Program:
+    """Write the program of `model` for `hardware`.
+
+    Raises
+    ------
+    ModelError
+        When the model is larger than the hardware's maxima.
+    """
+    shape, array = model.shape, hardware.array
+    hardware.check_model(shape, shape.name)
+    columns, word = array.columns, hardware.memory.port_bits // 8
+    regions = _Regions(model, hardware)
+    kv = image.kv
+    build = _Builder()
+    blocks = -(-shape.width // BLOCK)
+    norm_words = blocks * BLOCK // hardware.norm_lanes
+    gains: list[list[int]] = []
+    dim_blocks = regions.key_blocks
+    group = shape.heads // shape.kv_heads
+    sizes = [min(BLOCK, shape.head_size - BLOCK * b) for b in range(dim_blocks)]
+    if dim_blocks > 1 and any(size % columns for size in sizes):
+        raise ModelError(
+            f"{shape.name}: a head of {shape.head_size} on {columns} columns; allowed: columns that "
+            f"divide every block of {BLOCK} dims, because a tile of V lies in one block"
+        )
+
+    def norm(name: str, gain: list[int], floor: int, wait: dict[Unit, int], tail: bool) -> int:
+        gains.append(gain + [0] * (blocks * BLOCK - len(gain)))
+        return build.add(
+            Unit.NORM, name, wait, sample_only=tail,
+            gain_base=(len(gains) - 1) * norm_words, floor=floor, words=norm_words,
+            x_base=regions.norm,
+        )  # fmt: skip
+
+    def matmul(
+        layer: int, name: str, dest: Dest, wait: dict[Unit, int], *, rows: int, x_base: int,
+        beats: int, shift: int, tail: bool = False, **fields: int,
+    ) -> int:  # fmt: skip
+        segment = image.segments[layer, name]
+        build.tape.append(
+            pack(
+                TAPE_OP,
+                {
+                    "kind": segment.kind,
+                    "addr": segment.address,
+                    "blocks": segment.blocks,
+                    "sample_only": tail,
+                },
+            )
+        )
+        label = name if layer == shape.layers else f"layer {layer} {name}"
+        return build.add(
+            Unit.ARRAY, label, wait, sample_only=tail, kind=Kind.MATMUL, dest=dest,
+            tiles=-(-rows // columns), beats=beats, count=rows, x_base=x_base, shift=shift,
+            layer=min(layer, shape.layers - 1), **fields,
+        )  # fmt: skip
+
+    done_residual = build.add(
+        Unit.EMBED, "embedding", {}, shift=model.embedding_shift, count=shape.width
+    )
+    wait_residual = {Unit.EMBED: done_residual}
+    heads_done = softmax_done = 0  # kv heads and softmax operations so far in this pass
+    scores_free: list[int] = []  # softmax count after which a kv head's scores are free
+    weights_free: list[int] = []  # array count after which a softmax operation's output is free
+    for number, layer in enumerate(model.layers):
+        label = f"layer {number} "
+        floor = layer.floor
+        done_norm = norm(
+            label + "attention norm", layer.attn_gain.codes.tolist(), floor["k"],
+            wait_residual, False,
+        )  # fmt: skip
+        done_query = 0
+        for name, dest, own_floor, kappa in (
+            ("k", Dest.KEY, model.k_floor, 0),
+            ("v", Dest.VALUE, model.v_floor, 0),
+            ("q", Dest.QUERY, model.q_floor, model.kappa),
+        ):
+            tensor = getattr(layer, name)
+            done_query = matmul(
+                number, name, dest, {Unit.NORM: done_norm}, rows=tensor.rows,
+                x_base=regions.norm, beats=blocks, shift=layer.shift[name], floor=own_floor,
+                kappa=kappa, y_base=regions.query,
+            )  # fmt: skip
+
+        def keys(head: int, number: int = number, done_query: int = done_query,
+                 score_shift: int = layer.shift["score"]) -> int:  # fmt: skip
+            first = number * shape.kv_heads + head
+            wait = {Unit.ARRAY: done_query}
+            if first >= 2:
+                wait[Unit.SOFTMAX] = scores_free[first - 2]
+            address = (number * kv.layer_stride + head * kv.head_stride) // word
+            build.detour(TapeKind.K, address, number, 1)
+            return build.add(
+                Unit.ARRAY, f"layer {number} scores of kv head {head}", wait, kind=Kind.KEYS,
+                beats=dim_blocks, x_base=regions.query + head * regions.slots * dim_blocks,
+                shift=score_shift, layer=number, kv_head=head, parity=first & 1,
+            )  # fmt: skip
+
+        done_context = len(build.queues[Unit.CONTEXT])
+        context_blocks = 0
+        done_keys = {0: keys(0)}
+        for head in range(shape.kv_heads):
+            if head + 1 < shape.kv_heads:
+                done_keys[head + 1] = keys(head + 1)
+            parity = heads_done & 1
+            done_values = 0
+            softmax_ops = []
+            for b in range(dim_blocks):
+                wait = {Unit.ARRAY: done_keys[head]}
+                if softmax_done >= 2:
+                    wait[Unit.ARRAY] = max(wait[Unit.ARRAY], weights_free[softmax_done - 2])
+                softmax_ops.append(
+                    (
+                        build.add(
+                            Unit.SOFTMAX, f"layer {number} softmax of kv head {head} block {b}",
+                            wait, block=b, scores=parity, parity=softmax_done & 1,
+                        ),  # fmt: skip
+                        softmax_done & 1,
+                    )
+                )
+                softmax_done += 1
+                weights_free.append(0)
+                # The operation two softmaxes later waits for this one's values.
+                tiles = -(-sizes[b] // columns)
+                address = (number * kv.layer_stride + head * kv.head_stride) // word
+                address += b * BLOCK // columns * kv.page_tokens // word
+                build.detour(TapeKind.V, address, number, tiles)
+                done_values = build.add(
+                    Unit.ARRAY, f"layer {number} values of kv head {head} block {b}",
+                    {Unit.SOFTMAX: softmax_ops[-1][0]}, kind=Kind.VALUES, tiles=tiles,
+                    count=sizes[b], layer=number, kv_head=head, block=b,
+                    parity=softmax_ops[-1][1], aux_shift=parity,
+                )  # fmt: skip
+                weights_free[-1] = done_values
+            scores_free.append(softmax_ops[-1][0])
+            heads_done += 1
+            ends = (head + 1) * group * shape.head_size
+            last = head + 1 == shape.kv_heads
+            ready = -(-ends // BLOCK) if last else ends // BLOCK
+            if ready > context_blocks:
+                done_context = build.add(
+                    Unit.CONTEXT, f"layer {number} context to head {(head + 1) * group - 1}",
+                    {Unit.ARRAY: done_values}, first=context_blocks,
+                    blocks=ready - context_blocks, floor=floor["o"], x_base=regions.context,
+                )  # fmt: skip
+                context_blocks = ready
+        done = matmul(
+            number, "o", Dest.RESIDUAL, {Unit.CONTEXT: done_context}, rows=layer.o.rows,
+            x_base=regions.context, beats=layer.o.blocks, shift=layer.shift["o"],
+        )  # fmt: skip
+        done_norm = norm(
+            label + "ffn norm", layer.ffn_gain.codes.tolist(), floor["gate_up"],
+            {Unit.ARRAY: done}, False,
+        )  # fmt: skip
+        done = matmul(
+            number, "gate_up", Dest.GATE_UP, {Unit.NORM: done_norm}, rows=layer.gate_up.rows,
+            x_base=regions.norm, beats=blocks, shift=layer.shift["gate_up"],
+            aux_shift=layer.shift["swiglu"], floor=floor["down"], y_base=regions.hidden,
+        )  # fmt: skip
+        done = matmul(
+            number, "down", Dest.RESIDUAL, {Unit.ARRAY: done}, rows=layer.down.rows,
+            x_base=regions.hidden, beats=layer.down.blocks, shift=layer.shift["down"],
+        )  # fmt: skip
+        wait_residual = {Unit.ARRAY: done}
+    done_norm = norm(
+        "final norm", model.final_gain.codes.tolist(), model.head_floor, wait_residual, True
+    )
+    matmul(
+        shape.layers, "head", Dest.LOGITS, {Unit.NORM: done_norm}, rows=model.head.rows,
+        x_base=regions.norm, beats=blocks, shift=model.head_shift, tail=True,
+    )  # fmt: skip
+    build.tape.append(pack(TAPE_OP, {"stop": 1}))
+
+    registers = {
+        "head_size": shape.head_size,
+        "group": group,
+        "key_blocks": dim_blocks,
+        "eps": model.eps_int,
+        "v_floor": model.v_floor,
+        "kv_base": image.kv_base,
+        "page_stride": kv.page_stride // word,
+        "layer_stride": kv.layer_stride // word,
+        "head_stride": kv.head_stride // word,
+        "k_offset": kv.k_offset // word,
+        "v_offset": kv.v_offset // word,
+        "v_dim_words": kv.page_tokens // word,
+        "embedding_base": image.embedding_base,
+        "embedding_stride": image.embedding_stride,
+        "embedding_blocks": image.embedding_blocks,
+        "embedding_four_bit": int(image.embedding_four_bit),
+        "width": shape.width,
+        "layer_blocks": 2 * shape.kv_heads * dim_blocks,
+    }
+    return Program(
+        queues=build.queues,
+        tape=build.tape,
+        registers=registers,
+        gains=gains,
+        frequencies=[int(f) for f in model.freq],
+    )
+
+

@@ -1,0 +1,552 @@
+"""From a checkpoint to integers: codes, rebased scales, fraction bits, shifts and the proofs.
+
+Everything that docs/numbers.md leaves to the compiler is decided here, independently of any array
+shape or board. The result, `QuantModel`, is what the golden model runs and what the tapes hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenloom.compiler.checkpoint import Checkpoint, LayerWeights, Matrix, ModelShape
+from tokenloom.compiler.errors import ModelError
+from tokenloom.hw import formats as fx
+from tokenloom.hw import tables
+
+__all__ = ["Gain", "Proof", "QLayer", "QTensor", "QuantModel", "iter_tensors", "quantise"]
+
+Float = npt.NDArray[np.float64]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+ACC_LIMIT = fx.ACC_BITS - 1  # magnitude bits of the accumulator
+SLACK = 1.07  # on every bound, for what quantising an activation can add to its norm
+PROBE_TOKENS = 64
+PROBE_HEADROOM = 2  # bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """One line of the overflow proof.
+
+    Attributes
+    ----------
+    name : str
+        Tensor or operation.
+    bits : int
+        Magnitude bits that its accumulator can reach with this floor.
+    floor : int
+        Exponent floor of its activations.
+    limit : int
+        Bits that the accumulator has.
+    """
+
+    name: str
+    bits: int
+    floor: int
+    limit: int = ACC_LIMIT
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QTensor:
+    """A weight matrix as the array sees it.
+
+    Attributes
+    ----------
+    name : str
+    bits : int
+        4 (codes 0..15) or 8 (codes -128..127) on the tape.
+    cols : int
+        Columns without the last block's padding.
+    codes : int8 array [N, nb, 32]
+    scale : uint16 array [N, nb]
+        Rebased fp16 (docs/numbers.md, weight block).
+    minimum : uint16 array [N, nb] or None
+    e0 : int
+        Base exponent: the least significant bit is 2^(e0 - 25).
+    """
+
+    name: str
+    bits: int
+    cols: int
+    codes: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.uint16]
+    minimum: npt.NDArray[np.uint16] | None
+    e0: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix (N)."""
+        return int(self.codes.shape[0])
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of 32 along the reduction."""
+        return int(self.codes.shape[1])
+
+    def integers(self, rows: slice = slice(None)) -> fx.Int:
+        """W_int = code (m << sw) + (m_min << sw_min), exact.
+
+        Returns
+        -------
+        int64 array [n, nb, 32], in units of 2^(e0 - 25); below 2^50.
+        """
+        mantissa, shift = fx.decode_scale(self.scale[rows])
+        result: fx.Int = self.codes[rows] * (mantissa << shift)[..., None]
+        if self.minimum is not None:
+            mantissa, shift = fx.decode_scale(self.minimum[rows])
+            result += (mantissa << shift)[..., None]
+        return result
+
+    def values(self) -> Float:
+        """The weights as real numbers, float64 [N, cols]."""
+        whole = self.integers().reshape(self.rows, -1)[:, : self.cols]
+        return np.ldexp(whole.astype(np.float64), self.e0 - 25)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gain:
+    """An RMSNorm's gain.
+
+    Attributes
+    ----------
+    codes : int16 array [D]
+        round(sqrt(D) gain 2^fraction).
+    fraction : int
+        f_g; the norm's output has f_g + 16 fraction bits.
+    """
+
+    codes: npt.NDArray[np.int16]
+    fraction: int
+
+    @property
+    def output_fraction(self) -> int:
+        """Fraction bits of the norm's fixed32 result."""
+        return self.fraction + fx.RSQRT_FRAC
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QLayer:
+    """One layer.
+
+    Attributes
+    ----------
+    q, k, v, o, gate_up, down : QTensor
+        gate_up holds the rows g0, u0, g1, u1, ...
+    attn_gain, ffn_gain : Gain
+    fraction : dict
+        Fraction bits of the sites k, v, q (q *before* the score factor's exponent), context,
+        gate, up, hidden.
+    floor : dict
+        Exponent floor of each operation's activations: k, v and q share the quantised norm, so
+        theirs are equal; o, gate_up, down.
+    shift : dict
+        Drain shift of the operations k, v, q, score, o, gate_up, down, and of `swiglu`.
+    """
+
+    q: QTensor
+    k: QTensor
+    v: QTensor
+    o: QTensor
+    gate_up: QTensor
+    down: QTensor
+    attn_gain: Gain
+    ffn_gain: Gain
+    fraction: dict[str, int]
+    floor: dict[str, int]
+    shift: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantModel:
+    """A model in integers; see docs/numbers.md for every name.
+
+    Attributes
+    ----------
+    shape : ModelShape
+    positions : int
+        Longest context that the proof covers.
+    embedding, head : QTensor
+        The same object when tied.
+    layers : tuple of QLayer
+    final_gain : Gain
+    f_res, f_logit : int
+        Fraction bits of the residual stream and of the logits.
+    embedding_shift, head_shift : int
+        Drain shifts.
+    head_floor : int
+    q_floor, k_floor, v_floor : int
+        Floors of the quantisers of the rotated q and k, and of v.
+    eps_int : int
+        Added to every sum of squares.
+    freq : uint32 array [head size / 2]
+    kappa, ek : int
+        The score factor, kappa 2^(ek - 16).
+    proofs : tuple of Proof
+    """
+
+    shape: ModelShape
+    positions: int
+    embedding: QTensor
+    head: QTensor
+    layers: tuple[QLayer, ...]
+    final_gain: Gain
+    f_res: int
+    f_logit: int
+    embedding_shift: int
+    head_shift: int
+    head_floor: int
+    q_floor: int
+    k_floor: int
+    v_floor: int
+    eps_int: int
+    freq: npt.NDArray[np.uint32]
+    kappa: int
+    ek: int
+    proofs: tuple[Proof, ...]
+
+
+def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantModel:
+    """Quantise a checkpoint and prove that no accumulator can overflow.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        GGUF's quantised matrices are taken as they are, dense ones become Q8_0.
+    positions : int, optional
+        Longest context to prove; the model's own by default.
+
+    Returns
+    -------
+    QuantModel
+
+    Raises
+    ------
+    ModelError
+        Naming the tensor, when a scale is not finite, no exponent floor up to 20 keeps an
+        accumulator within 64 bits, or a drain shift leaves 0..63.
+    """
+    shape = checkpoint.shape
+    source = checkpoint.source
+    positions = shape.positions if positions is None else positions
+    if not 1 <= positions <= shape.positions:
+        raise ModelError(f"{source}: positions is {positions}; allowed are 1..{shape.positions}")
+    proofs: list[Proof] = []
+
+    q_floor, k_floor = _score_floors(source, shape.head_size, proofs)
+    bits = fx.PROB_FRAC + fx.SHIFT_MAX + 7 + positions.bit_length()
+    if bits > ACC_LIMIT:
+        # acc << floor_v has to fit as well, so a floor would not help (point 12).
+        raise ModelError(
+            f"{source}: the context's accumulator needs {bits} bits for {positions} positions, "
+            f"it has {ACC_LIMIT}; compile for fewer positions"
+        )
+    proofs.append(Proof(name="context", bits=bits, floor=0))
+    kappa, ek = tables.score_factor(shape.head_size)
+
+    embedding = _tensor("embedding", source, [checkpoint.embedding])
+    head = embedding if shape.tied else _tensor("head", source, [checkpoint.head])
+    probe = _Probe(checkpoint)
+    drafts = []
+    # The residual may not have more fraction bits than any accumulator that drains into it.
+    most = 25 - embedding.e0
+    for index, weights in enumerate(checkpoint.layers):
+        draft = _layer(f"layer {index} ", source, weights, shape, proofs)
+        probe.layer(weights, draft)
+        most = min(
+            most,
+            25 - draft.o.e0 - draft.floor["o"] + draft.fraction["context"],
+            25 - draft.down.e0 - draft.floor["down"] + draft.fraction["hidden"],
+        )
+        drafts.append(draft)
+    f_res = min(31 - _ceil_log2(probe.peak) - PROBE_HEADROOM, most)
+
+    for index, draft in enumerate(drafts):
+        name = f"layer {index} "
+        fraction, floor, shift = draft.fraction, draft.floor, draft.shift
+        shift["o"] = 25 - draft.o.e0 - floor["o"] + fraction["context"] - f_res
+        shift["down"] = 25 - draft.down.e0 - floor["down"] + fraction["hidden"] - f_res
+        shift["score"] = fraction["q"] - ek + fraction["k"] - q_floor - k_floor - fx.SCORE_FRAC
+        for operation, value in shift.items():
+            _check_shift(source, name + operation, value)
+
+    final_gain = _gain(checkpoint.final_norm)
+    head_floor = _floor(source, "head", [("head", head)], proofs)
+    limit = 25 - head.e0 - head_floor + final_gain.output_fraction
+    f_logit = min(_fraction(float(_bounds(head, checkpoint.final_norm).max())), limit)
+    _check_shift(source, "head", limit - f_logit)
+    embedding_shift = 25 - embedding.e0 - f_res
+    _check_shift(source, "embedding", embedding_shift)
+
+    return QuantModel(
+        shape=shape,
+        positions=positions,
+        embedding=embedding,
+        head=head,
+        layers=tuple(drafts),
+        final_gain=final_gain,
+        f_res=f_res,
+        f_logit=f_logit,
+        embedding_shift=embedding_shift,
+        head_shift=limit - f_logit,
+        head_floor=head_floor,
+        q_floor=q_floor,
+        k_floor=k_floor,
+        v_floor=0,
+        eps_int=tables.scaled_epsilon(shape.width, shape.norm_eps, f_res),
+        freq=np.asarray(
+            tables.rope_frequencies(shape.rope_theta, shape.head_size), dtype=np.uint32
+        ),
+        kappa=kappa,
+        ek=ek,
+        proofs=tuple(proofs),
+    )
+
+
+def _layer(
+    prefix: str, source: str, weights: LayerWeights, shape: ModelShape, proofs: list[Proof]
+) -> QLayer:
+    """A layer with every decision that does not depend on the residual's fraction bits."""
+    tensors = {
+        name: _tensor(prefix + name, source, [getattr(weights, name)])
+        for name in ("q", "k", "v", "o", "down")
+    }
+    tensors["gate_up"] = _tensor(prefix + "gate_up", source, [weights.gate, weights.up])
+    attn_gain, ffn_gain = _gain(weights.attn_norm), _gain(weights.ffn_norm)
+    floor = {}
+    for group in (("k", "v", "q"), ("o",), ("gate_up",), ("down",)):
+        named = [(prefix + name, tensors[name]) for name in group]
+        shared = _floor(source, prefix + ", ".join(group), named, proofs)
+        floor.update(dict.fromkeys(group, shared))
+
+    fraction, shift = {}, {}
+    for name, turn in (("k", math.sqrt(2)), ("v", 1.0), ("q", math.sqrt(2))):
+        bound = float(_bounds(tensors[name], weights.attn_norm).max()) * turn
+        limit = 25 - tensors[name].e0 - floor[name] + attn_gain.output_fraction
+        fraction[name] = min(_fraction(bound), limit)
+        shift[name] = limit - fraction[name]
+    fraction["context"] = fraction["v"]
+
+    # Gate and up drain interleaved with one shift, so both have the gate's fraction bits.
+    fraction["gate"] = fraction["up"] = fx.GATE_FRAC
+    gate_up = tensors["gate_up"]
+    shift["gate_up"] = 25 - gate_up.e0 - floor["gate_up"] + ffn_gain.output_fraction - fx.GATE_FRAC
+    bounds = _bounds(gate_up, weights.ffn_norm)
+    product = float((bounds[0::2] * bounds[1::2]).max()) * SLACK
+    fraction["hidden"] = min(_fraction(product), 2 * fx.GATE_FRAC)
+    shift["swiglu"] = 2 * fx.GATE_FRAC - fraction["hidden"]
+    return QLayer(
+        q=tensors["q"],
+        k=tensors["k"],
+        v=tensors["v"],
+        o=tensors["o"],
+        gate_up=gate_up,
+        down=tensors["down"],
+        attn_gain=attn_gain,
+        ffn_gain=ffn_gain,
+        fraction=fraction,
+        floor=floor,
+        shift=shift,
+    )
+
+
+def _tensor(name: str, source: str, matrices: list[Matrix]) -> QTensor:
+    """Matrices of one operation, rows interleaved, with a common base exponent."""
+    parts = [matrix.quantised() for matrix in matrices]
+    narrow = all(part.kind in ("q4_0", "q4_1") for part in parts)
+    with_minimum = any(part.kind == "q4_1" or (narrow and part.kind == "q4_0") for part in parts)
+    codes, scales, minima = [], [], []
+    for part in parts:
+        assert part.codes is not None and part.scale is not None
+        minimum = np.zeros_like(part.scale) if part.minimum is None else part.minimum
+        code = part.codes
+        if narrow and part.kind == "q4_0":
+            # Codes 0..15 with the minimum -8d, exact in fp16 unless it overflows.
+            code = (code + np.int8(8)).astype(np.int8)
+            with np.errstate(over="ignore"):
+                minimum = part.scale * np.float16(-8)
+        codes.append(code)
+        scales.append(part.scale)
+        minima.append(minimum)
+    for value in (*scales, *minima):
+        if not np.isfinite(value).all():
+            raise ModelError(f"{source}: {name}: a scale or a minimum is infinite or NaN")
+    raw = [_interleave(value).view(np.uint16) for value in (scales, minima)]
+    if not with_minimum:
+        raw = raw[:1]
+    exponents = [np.maximum((b >> 10) & 31, 1)[(b & 0x7FFF) != 0] for b in raw]
+    e0 = min((int(e.min()) for e in exponents if e.size), default=1)
+    rebased = [np.where((b & 0x7FFF) != 0, b - ((e0 - 1) << 10), 0) for b in raw]
+    scale, *rest = (b.astype(np.uint16) for b in rebased)
+    return QTensor(
+        name=name,
+        bits=4 if narrow else 8,
+        cols=parts[0].cols,
+        codes=_interleave(codes),
+        scale=scale,
+        minimum=rest[0] if rest else None,
+        e0=e0,
+    )
+
+
+def _interleave(parts: Sequence[npt.NDArray[_Scalar]]) -> npt.NDArray[_Scalar]:
+    """Row 0 of every part, row 1 of every part, ..."""
+    if len(parts) == 1:
+        return np.ascontiguousarray(parts[0])
+    stacked = np.stack(parts, axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def _gain(weight: npt.NDArray[np.float32]) -> Gain:
+    """g = round(sqrt(D) gain 2^f_g) with the largest f_g that keeps |g| <= 32767."""
+    scaled = math.sqrt(len(weight)) * weight.astype(np.float64)
+    peak = float(np.abs(scaled).max())
+    if peak == 0.0:
+        return Gain(codes=np.zeros(len(weight), dtype=np.int16), fraction=0)
+    fraction = 16 - math.frexp(peak)[1]
+    while np.abs(np.rint(np.ldexp(scaled, fraction))).max() > 32767:
+        fraction -= 1
+    codes = np.rint(np.ldexp(scaled, fraction)).astype(np.int16)
+    return Gain(codes=codes, fraction=fraction)
+
+
+def _magnitude(tensor: QTensor) -> int:
+    """max_n B_n: the largest sum of |W_int| over a row, times 128; exact."""
+    largest = 0
+    for start in range(0, tensor.rows, 4096):
+        blocks = np.abs(tensor.integers(slice(start, start + 4096))).sum(axis=2)
+        high, low = (blocks >> 30).sum(axis=1), (blocks & 0x3FFFFFFF).sum(axis=1)
+        largest = max(
+            largest,
+            max((int(h) << 30) + int(x) for h, x in zip(high, low, strict=True)),
+        )
+    return largest * 128
+
+
+def _floor(source: str, what: str, tensors: list[tuple[str, QTensor]], proofs: list[Proof]) -> int:
+    """The smallest exponent floor with which all `tensors` fit the accumulator."""
+    bits = [_magnitude(tensor).bit_length() + fx.SHIFT_MAX for _, tensor in tensors]
+    floor = max(0, max(bits) - ACC_LIMIT)
+    if floor > fx.FLOOR_MAX:
+        worst = tensors[bits.index(max(bits))][0]
+        raise ModelError(
+            f"{source}: {worst} needs {max(bits)} accumulator bits; with the largest exponent "
+            f"floor, {fx.FLOOR_MAX}, it may need {ACC_LIMIT + fx.FLOOR_MAX}"
+        )
+    for (name, _), need in zip(tensors, bits, strict=True):
+        proofs.append(Proof(name=name, bits=need - floor, floor=floor))
+    return floor
+
+
+def _score_floors(source: str, head_size: int, proofs: list[Proof]) -> tuple[int, int]:
+    """Floors of q and k: as small as the accumulator allows, q's the larger by at most one."""
+    blocks = -(-head_size // fx.BLOCK)
+    bits = (blocks * fx.BLOCK * 128 * 128).bit_length() + 2 * fx.SHIFT_MAX
+    excess = max(0, bits - ACC_LIMIT)
+    q_floor, k_floor = excess - excess // 2, excess // 2
+    if q_floor > fx.FLOOR_MAX:
+        raise ModelError(f"{source}: score needs {bits} accumulator bits for head {head_size}")
+    proofs.append(Proof(name="score", bits=bits - excess, floor=excess))
+    return q_floor, k_floor
+
+
+def _bounds(tensor: QTensor, gain: npt.NDArray[np.float32]) -> Float:
+    """|w x| <= sqrt(D) ||w o gain||_2 of each row (Cauchy-Schwarz), float64 [N]."""
+    result = np.empty(tensor.rows)
+    weight = np.zeros(tensor.blocks * fx.BLOCK)
+    weight[: tensor.cols] = gain
+    for start in range(0, tensor.rows, 4096):
+        whole = tensor.integers(slice(start, start + 4096)).astype(np.float64)
+        scaled = whole.reshape(len(whole), -1) * weight
+        result[start : start + len(whole)] = np.sqrt(np.square(scaled).sum(axis=1))
+    return np.ldexp(result, tensor.e0 - 25) * math.sqrt(tensor.cols)
+
+
+def _ceil_log2(value: float) -> int:
+    """ceil(log2(value)), exact; 0 for 0."""
+    if value <= 0.0:
+        return 0
+    mantissa, exponent = math.frexp(value)
+    return exponent - 1 if mantissa == 0.5 else exponent
+
+
+def _fraction(bound: float) -> int:
+    """Fraction bits of a fixed32 that has to hold +-bound."""
+    return 31 - _ceil_log2(bound * SLACK)
+
+
+def _check_shift(source: str, name: str, shift: int) -> None:
+    if not 0 <= shift <= fx.DRAIN_SHIFT_MAX - (name.endswith("swiglu")):
+        raise ModelError(
+            f"{source}: {name} would drain with a shift of {shift}; allowed are 0.."
+            f"{fx.DRAIN_SHIFT_MAX}"
+        )
+
+
+class _Probe:
+    """The float model over a fixed sequence, to find how large its residual becomes."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        shape = checkpoint.shape
+        self.shape = shape
+        count = min(PROBE_TOKENS, shape.positions)
+        ids = [(7 * i + 1) % shape.vocab for i in range(count)]
+        if shape.bos is not None:
+            ids = [shape.bos, *ids][:count]
+        table = checkpoint.embedding.quantised()
+        self._stream = table.dequantise(np.asarray(ids))
+        self.peak = float(np.abs(self._stream).max())
+        half = shape.head_size // 2
+        angles = np.outer(
+            np.arange(count), shape.rope_theta ** (-2.0 * np.arange(half) / shape.head_size)
+        )
+        self._turn = np.exp(1j * angles)[:, None, :]
+
+    def layer(self, weights: LayerWeights, tensors: QLayer) -> None:
+        """Run one layer."""
+        shape, count = self.shape, len(self._stream)
+        x = self._normalised(weights.attn_norm)
+        q, k, v = (
+            (x @ t.values().T).reshape(count, -1, shape.head_size)
+            for t in (tensors.q, tensors.k, tensors.v)
+        )
+        q, k = (self._rotated(part) for part in (q, k))
+        group = shape.heads // shape.kv_heads
+        k, v = (np.repeat(part, group, axis=1) for part in (k, v))
+        scores = np.einsum("thd,shd->hts", q, k) / math.sqrt(shape.head_size)
+        scores = np.where(np.tri(count, dtype=bool), scores, -np.inf)
+        p = np.exp(scores - scores.max(axis=2, keepdims=True))
+        p /= p.sum(axis=2, keepdims=True)
+        mixed = np.einsum("hts,shd->thd", p, v).reshape(count, -1)
+        self._add(mixed @ tensors.o.values().T)
+        pairs = self._normalised(weights.ffn_norm) @ tensors.gate_up.values().T
+        gate, up = pairs[:, 0::2], pairs[:, 1::2]
+        hidden = gate * up * (0.5 + 0.5 * np.tanh(gate / 2))
+        self._add(hidden @ tensors.down.values().T)
+
+    def _normalised(self, gain: npt.NDArray[np.float32]) -> Float:
+        mean = np.square(self._stream).mean(axis=1, keepdims=True)
+        result: Float = self._stream / np.sqrt(mean + self.shape.norm_eps) * gain
+        return result
+
+    def _rotated(self, part: Float) -> Float:
+        turned = (part[..., 0::2] + 1j * part[..., 1::2]) * self._turn
+        return np.stack([turned.real, turned.imag], axis=-1).reshape(part.shape)
+
+    def _add(self, update: Float) -> None:
+        self._stream = self._stream + update
+        self.peak = max(self.peak, float(np.abs(self._stream).max()))
+
+
+def iter_tensors(model: QuantModel) -> Iterator[QTensor]:
+    """Every distinct tensor of a model: embedding, layers in order, head unless tied."""
+    yield model.embedding
+    for layer in model.layers:
+        yield from (layer.k, layer.v, layer.q, layer.o, layer.gate_up, layer.down)
+    if model.head is not model.embedding:
+        yield model.head

@@ -1,0 +1,1 @@
+"""Host: devices, sessions and the command line."""

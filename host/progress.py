@@ -1,0 +1,74 @@
+"""Progress on stderr: bars on a terminal, one line per step elsewhere."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["console", "counter", "step", "track"]
+
+Item = TypeVar("Item")
+
+
+def console() -> Console:
+    """The console for everything that is not a result; it follows ``sys.stderr``."""
+    return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Show a spinner while a step of unknown length runs, then a line with the time it took.
+
+    A step that raises leaves no "done" line.
+    """
+    out = console()
+    start = time.monotonic()
+    if out.is_terminal:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=out, transient=True) as progress:
+            progress.add_task(title, total=None)
+            yield
+    else:
+        yield
+    out.print(f"{title}: {time.monotonic() - start:.1f} s", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def counter(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar for a step of ``total`` items; call what it gives with the count now done."""
+    out = console()
+    start = time.monotonic()
+    if out.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=out, transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda done: progress.update(task, completed=done)
+    else:
+        yield lambda done: None
+    out.print(f"{title}: {time.monotonic() - start:.1f} s", markup=False, soft_wrap=True)
+
+
+def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """Iterate over items behind a bar."""
+    with counter(title, total) as update:
+        for done, item in enumerate(items, 1):
+            yield item
+            update(done)

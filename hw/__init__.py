@@ -1,0 +1,1 @@
+"""Hardware: number formats, blocks and their configuration, in Amaranth."""

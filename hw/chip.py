@@ -1,0 +1,391 @@
+"""The chip: the belt, and the elastic edges that feed and drain it."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.wiring import In, Out
+
+from tokenloom.hw.block import Block, instance
+from tokenloom.hw.config import HardwareConfig
+from tokenloom.hw.core import CFG_BITS, EDGE, Core
+from tokenloom.hw.isa import TAPE_OP, Unit
+from tokenloom.hw.kv_manager import KvManager
+from tokenloom.hw.kv_writer import KvWriter
+from tokenloom.hw.pass_control import EOS_IDS, PassControl
+from tokenloom.hw.read_arbiter import ReadArbiter
+from tokenloom.hw.registers import MODEL, Select
+from tokenloom.hw.row_reader import RowReader
+from tokenloom.hw.tape_control import TapeControl
+from tokenloom.hw.tape_reader import TapeReader
+
+__all__ = ["Chip"]
+
+# Blocks for which the write queue must have room: those under way when the belt stops.
+_KV_ROOM = EDGE + 3
+
+
+class Chip(Block):
+    """One chip for a board and for maxima.
+
+    The belt's enable is a register: it is high in the next cycle when no input that will be needed
+    is missing and no output queue is full. What fills and drains the edges never stops.
+
+    Parameters
+    ----------
+    hardware : HardwareConfig
+
+    Members
+    -------
+    cfg_we, cfg_sel, cfg_addr, cfg_data : In, configuration writes (`registers.Select`), while idle
+    req_*, prompt_*, out_*, failed : the token loop, see `PassControl`
+    ar_*, r_* : C channels packed, read ports; w_*, b_valid : write ports with byte strobes
+    hold : In(1), an extra stall of the belt, for tests
+    en, restart, over, rows_used, pos, sample : Out, the belt's state, for the trace
+    stall_tape, stall_row, stall_kv : Out(1), why the next cycle stands still
+    started, finished : Out(5), array_take : Out(1), saturated : Out(1)
+    logit_valid, logit : Out, per row
+    """
+
+    belt = False
+
+    def __init__(self, *, hardware: HardwareConfig) -> None:
+        self._hw = hardware
+        array, memory, top = hardware.array, hardware.memory, hardware.maxima
+        c, port = array.columns, memory.port_bits
+        self._vocab_bits = max(1, (top.vocab - 1).bit_length())
+        self._slot_bits = max(1, (memory.slots - 1).bit_length())
+        self._addr_bits = 32 + (port // 8).bit_length() - 1
+        super().__init__(
+            {
+                "cfg_we": In(1),
+                "cfg_sel": In(4),
+                "cfg_addr": In(20),
+                "cfg_data": In(CFG_BITS),
+                "req_valid": In(1),
+                "req_ready": Out(1),
+                "req_tokens": In(20),
+                "req_new": In(20),
+                "req_slot": In(self._slot_bits),
+                "req_eos": In(32 * EOS_IDS),
+                "req_eos_used": In(EOS_IDS),
+                "prompt_valid": In(1),
+                "prompt_ready": Out(1),
+                "prompt_token": In(32),
+                "out_valid": Out(1),
+                "out_token": Out(self._vocab_bits),
+                "out_last": Out(1),
+                "failed": Out(1),
+                "ar_valid": Out(c),
+                "ar_ready": In(c),
+                "ar_addr": Out(self._addr_bits * c),
+                "ar_len": Out(4 * c),
+                "r_valid": In(c),
+                "r_ready": Out(c),
+                "r_data": In(port * c),
+                "w_valid": Out(c),
+                "w_ready": In(c),
+                "w_addr": Out(32 * c),
+                "w_data": Out(port * c),
+                "w_strobe": Out(port // 8 * c),
+                "b_valid": In(c),
+                "hold": In(1),
+                "en": Out(1),
+                "restart": Out(1),
+                "over": Out(1),
+                "rows_used": Out(6),
+                "pos": Out(20),
+                "sample": Out(1),
+                "stall_tape": Out(1),
+                "stall_row": Out(1),
+                "stall_kv": Out(1),
+                "started": Out(len(Unit)),
+                "finished": Out(len(Unit)),
+                "array_take": Out(1),
+                "saturated": Out(1),
+                "logit_valid": Out(array.rows),
+                "logit": Out(32 * array.rows),
+            },
+            params=(hardware.digest(),),
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        hw = self._hw
+        array, memory, top = hw.array, hw.memory, hw.maxima
+        c_count, port = array.columns, memory.port_bits
+        word_bits = (port // 8).bit_length() - 1
+
+        # Configuration, one register late, so that the belt is enabled when it arrives.
+        cfg_we, cfg_sel = Signal(), Signal(4)
+        cfg_addr, cfg_data = Signal(20), Signal(CFG_BITS)
+        registers = Signal(MODEL)
+        m.d.sync += cfg_we.eq(self.cfg_we)
+        with m.If(self.cfg_we):
+            m.d.sync += [
+                cfg_sel.eq(self.cfg_sel),
+                cfg_addr.eq(self.cfg_addr),
+                cfg_data.eq(self.cfg_data),
+            ]
+        with m.If(cfg_we & (cfg_sel == Select.REGISTERS)):
+            m.d.sync += registers.eq(cfg_data)
+        loaded = Signal()
+        with m.If(cfg_we):
+            m.d.sync += loaded.eq(cfg_sel == Select.REGISTERS)
+
+        core = Core(hardware=hw)
+        en = Signal()
+        m.submodules.core = instance(core, en=en)
+        control = PassControl(
+            rows=array.rows,
+            columns=c_count,
+            vocab_bits=self._vocab_bits,
+            slot_bits=self._slot_bits,
+            page_tokens=memory.page_tokens,
+            pages_max=hw.pages_per_slot,
+            positions=top.positions,
+        )
+        m.submodules.pass_control = instance(control)
+        pages = KvManager(
+            slots=memory.slots,
+            pages=memory.pages,
+            positions=top.positions,
+            page_tokens=memory.page_tokens,
+        )
+        m.submodules.kv_manager = instance(pages)
+        tape = TapeControl(
+            depth=top.layers * (6 + top.kv_heads * (1 + hw.head_blocks)) + 2,
+            columns=c_count,
+            page_tokens=memory.page_tokens,
+            dim_blocks=hw.head_blocks,
+            pages_max=hw.pages_per_slot,
+            lookup_latency=2,
+        )
+        m.submodules.tape_control = instance(tape)
+
+        # The token loop.
+        for name in ("req_valid", "req_tokens", "req_new", "req_slot", "req_eos", "req_eos_used",
+                     "prompt_valid", "prompt_token"):  # fmt: skip
+            m.d.comb += getattr(control, name).eq(getattr(self, name))
+        for name in ("req_ready", "prompt_ready", "out_valid", "out_token", "out_last", "failed",
+                     "restart", "rows_used", "pos", "sample"):  # fmt: skip
+            m.d.comb += getattr(self, name).eq(getattr(control, name))
+        m.d.comb += [
+            control.embedding_base.eq(registers.embedding_base),
+            control.embedding_stride.eq(registers.embedding_stride),
+            control.en.eq(en),
+            control.over.eq(core.over),
+            control.tokens.eq(core.token),
+            pages.begin_valid.eq(control.begin_valid),
+            pages.begin_slot.eq(control.begin_slot),
+            pages.begin_pos0.eq(control.begin_pos0),
+            pages.begin_rows.eq(control.begin_rows),
+            control.begin_ready.eq(pages.begin_ready),
+            control.kv_done.eq(pages.done),
+            control.kv_full.eq(pages.full),
+            pages.release_valid.eq(control.release_valid),
+            pages.release_slot.eq(control.release_slot),
+            control.release_ready.eq(pages.release_ready),
+            # Both look up pages of the one sequence in this pass, at different times.
+            pages.lookup_slot.eq(control.begin_slot),
+            pages.lookup_index.eq(
+                Mux(control.lookup_use, control.lookup_index, tape.lookup_page)
+            ),
+            control.lookup_page.eq(pages.lookup_page),
+            core.cfg_we.eq(cfg_we),
+            core.cfg_sel.eq(cfg_sel),
+            core.cfg_addr.eq(cfg_addr),
+            core.cfg_data.eq(cfg_data),
+            core.model.eq(registers),
+            core.restart.eq(control.restart),
+            core.rows_used.eq(control.rows_used),
+            core.pos.eq(control.pos),
+            core.sample.eq(control.sample),
+            tape.cfg_we.eq(cfg_we & (cfg_sel == Select.TAPE)),
+            tape.cfg_addr.eq(cfg_addr),
+            tape.cfg_data.eq(cfg_data[: TAPE_OP.size]),
+            tape.run.eq(loaded),
+            tape.kv_base.eq(registers.kv_base),
+            tape.page_stride.eq(registers.page_stride),
+            tape.k_offset.eq(registers.k_offset),
+            tape.v_offset.eq(registers.v_offset),
+            tape.v_dim_words.eq(registers.v_dim_words),
+            tape.dim_blocks_used.eq(registers.key_blocks),
+            tape.passes.eq(control.passes),
+            tape.length.eq(control.pos + control.rows_used),
+            tape.sample.eq(control.sample),
+            tape.lookup_phys.eq(pages.lookup_page),
+        ]
+
+        # Channels.
+        row_reader = RowReader(port_bits=port, width=max(32, top.width))
+        m.submodules.row_reader = instance(row_reader)
+        row_channel = Signal.like(control.fetch_channel)
+        words_left = Signal(16)
+        fetch = Signal()
+        m.d.comb += [
+            # One row at a time: rows of different channels must not overtake each other.
+            fetch.eq(control.fetch_valid & (words_left == 0) & row_reader.req_ready),
+            row_reader.req_valid.eq(fetch),
+            control.fetch_ready.eq(fetch),
+            row_reader.req_addr.eq(control.fetch_addr),
+            row_reader.req_blocks.eq(registers.embedding_blocks),
+            row_reader.req_four.eq(registers.embedding_four_bit),
+            row_reader.cfg_we.eq(cfg_we & (cfg_sel == Select.CODEBOOK)),
+            row_reader.cfg_addr.eq(cfg_addr),
+            row_reader.cfg_data.eq(cfg_data),
+        ]
+        with m.If(fetch):
+            m.d.sync += [
+                words_left.eq(registers.embedding_stride),
+                row_channel.eq(control.fetch_channel),
+            ]
+        with m.Elif(row_reader.r_valid & row_reader.r_ready):
+            m.d.sync += words_left.eq(words_left - 1)
+
+        readers, arbiters = [], []
+        for c in range(c_count):
+            reader = TapeReader(
+                port_bits=port,
+                lanes=array.lanes,
+                buffer_words=memory.buffer_words,
+                dim_blocks_max=hw.head_blocks,
+            )
+            arbiter = ReadArbiter(port_bits=port)
+            m.submodules[f"tape_reader{c}"] = instance(reader)
+            m.submodules[f"read_arbiter{c}"] = instance(arbiter)
+            readers.append(reader)
+            arbiters.append(arbiter)
+            mine = row_channel == c
+            m.d.comb += [
+                reader.cmd_kind.eq(tape.cmd_kind),
+                reader.cmd_addr.eq(tape.cmd_addr),
+                reader.cmd_addr2.eq(tape.cmd_addr2),
+                reader.cmd_blocks.eq(tape.cmd_blocks),
+                reader.cmd_dim_blocks.eq(registers.key_blocks),
+                reader.cfg_we.eq(cfg_we & (cfg_sel == Select.CODEBOOK)),
+                reader.cfg_addr.eq(cfg_addr),
+                reader.cfg_data.eq(cfg_data),
+                reader.beat_take.eq(core.take & en),
+                arbiter.tape_ar_valid.eq(reader.ar_valid),
+                arbiter.tape_ar_addr.eq(reader.ar_addr),
+                arbiter.tape_ar_len.eq(reader.ar_len),
+                reader.ar_ready.eq(arbiter.tape_ar_ready),
+                reader.r_valid.eq(arbiter.tape_r_valid),
+                reader.r_data.eq(arbiter.tape_r_data),
+                arbiter.tape_r_ready.eq(reader.r_ready),
+                arbiter.row_ar_valid.eq(row_reader.ar_valid & mine),
+                arbiter.row_ar_addr.eq(row_reader.ar_addr),
+                arbiter.row_ar_len.eq(row_reader.ar_len),
+                arbiter.row_r_ready.eq(row_reader.r_ready),
+                self.ar_valid[c].eq(arbiter.ar_valid),
+                arbiter.ar_ready.eq(self.ar_ready[c]),
+                self.ar_addr.word_select(c, self._addr_bits).eq(arbiter.ar_addr),
+                self.ar_len.word_select(c, 4).eq(arbiter.ar_len),
+                arbiter.r_valid.eq(self.r_valid[c]),
+                self.r_ready[c].eq(arbiter.r_ready),
+                arbiter.r_data.eq(self.r_data.word_select(c, port)),
+                core.codes.word_select(c, 8 * array.lanes).eq(reader.codes),
+                core.scale.word_select(c, 16).eq(reader.scale),
+                core.minimum.word_select(c, 16).eq(reader.minimum),
+                core.v_shifts.word_select(c, 5).eq(reader.v_shift),
+            ]
+        accepted = Signal()
+        m.d.comb += [
+            accepted.eq(tape.cmd_valid & Cat(reader.cmd_ready for reader in readers).all()),
+            tape.cmd_ready.eq(accepted),
+            core.pow2.eq(readers[0].pow2),
+            row_reader.ar_ready.eq(Array(a.row_ar_ready for a in arbiters)[row_channel]),
+            row_reader.r_valid.eq(Array(a.row_r_valid for a in arbiters)[row_channel]),
+            row_reader.r_data.eq(Array(a.row_r_data for a in arbiters)[row_channel]),
+            row_reader.take.eq(core.row_take & en),
+            core.row_codes.eq(row_reader.codes),
+            core.row_scale.eq(row_reader.scale),
+            core.row_minimum.eq(row_reader.minimum),
+        ]
+        m.d.comb += [reader.cmd_valid.eq(accepted) for reader in readers]
+
+        # K and V.
+        writer = KvWriter(
+            columns=c_count, port_bits=port, page_tokens=memory.page_tokens, depth=32
+        )
+        m.submodules.kv_writer = instance(writer)
+        page_shift = memory.page_tokens.bit_length() - 1
+        position = control.pos + core.kv_row
+        m.d.comb += [
+            writer.block_valid.eq(core.kv_valid & en),
+            writer.block_is_v.eq(core.kv_is_v),
+            writer.block_layer.eq(core.kv_layer),
+            writer.block_head.eq(core.kv_head),
+            writer.block_dim.eq(core.kv_block),
+            writer.block_token.eq(position),
+            writer.block_page.eq(
+                Mux(
+                    (position >> page_shift) == (control.pos >> page_shift),
+                    control.page_first,
+                    control.page_last,
+                )
+            ),
+            writer.block_codes.eq(core.kv_codes),
+            writer.block_shift.eq(core.kv_shift),
+            writer.kv_base.eq(registers.kv_base << word_bits),
+            writer.page_stride.eq(registers.page_stride << word_bits),
+            writer.layer_stride.eq(registers.layer_stride << word_bits),
+            writer.head_stride.eq(registers.head_stride << word_bits),
+            writer.k_offset.eq(registers.k_offset << word_bits),
+            writer.v_offset.eq(registers.v_offset << word_bits),
+            writer.dim_blocks.eq(registers.key_blocks),
+            writer.head_size.eq(registers.head_size),
+            self.w_valid.eq(writer.w_valid),
+            self.w_addr.eq(writer.w_addr),
+            self.w_data.eq(writer.w_data),
+            self.w_strobe.eq(writer.w_strobe),
+            writer.w_ready.eq(self.w_ready),
+            writer.b_valid.eq(self.b_valid),
+        ]
+        # Layers of this pass whose K and V lie in memory.
+        written, layers_written = Signal(20), Signal(8)
+        per_layer = Signal(16)
+        m.d.comb += per_layer.eq(registers.layer_blocks * control.rows_used)
+        # Cleared between passes, before the tape can see the next descriptor: a pass cannot end
+        # before its last layer's K and V were read back.
+        with m.If(~control.active):
+            m.d.sync += [written.eq(0), layers_written.eq(0)]
+        with m.Elif((written >= per_layer) & (per_layer != 0)):
+            m.d.sync += [
+                written.eq(written - per_layer + writer.blocks_done),
+                layers_written.eq(layers_written + 1),
+            ]
+        with m.Else():
+            m.d.sync += written.eq(written + writer.blocks_done)
+        m.d.comb += tape.layers_written.eq(layers_written)
+
+        # The enable.
+        wanted = sum((core.will_take[i] for i in range(EDGE)), core.take)
+        tape_ready = Cat(reader.beat_count >= wanted for reader in readers).all()
+        stall_tape, stall_row, stall_kv = Signal(), Signal(), Signal()
+        m.d.comb += [
+            stall_tape.eq(control.active & ~tape_ready),
+            stall_row.eq(control.active & core.row_wanted & ~row_reader.valid),
+            stall_kv.eq(control.active & (writer.room < _KV_ROOM)),
+        ]
+        m.d.sync += [
+            en.eq(
+                (control.active & ~stall_tape & ~stall_row & ~stall_kv & ~self.hold)
+                | self.cfg_we
+            ),
+            self.stall_tape.eq(stall_tape),
+            self.stall_row.eq(stall_row & ~stall_tape),
+            self.stall_kv.eq(stall_kv & ~stall_tape & ~stall_row),
+        ]
+        m.d.comb += [
+            self.en.eq(en),
+            self.over.eq(core.over),
+            self.started.eq(core.started),
+            self.finished.eq(core.finished),
+            self.array_take.eq(core.array_busy),
+            self.saturated.eq(core.saturated),
+            self.logit_valid.eq(core.logit_valid),
+            self.logit.eq(core.logit),
+        ]
+        return m

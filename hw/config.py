@@ -1,0 +1,539 @@
+"""Hardware configuration: one frozen tree of dataclasses, derived and validated in one place.
+
+A chip is generated for a board and for *maxima*; a model's dimensions are program data below them.
+Presets are TOML files in ``hw/presets``; :func:`load` reads one, applies overrides and validates.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tokenloom.compiler.errors import ConfigError
+from tokenloom.hw.formats import ACC_BITS, BLOCK
+
+if TYPE_CHECKING:
+    from tokenloom.compiler.checkpoint import ModelShape
+
+__all__ = [
+    "ArrayConfig",
+    "BoardConfig",
+    "HardwareConfig",
+    "Maxima",
+    "MemoryConfig",
+    "load",
+    "presets",
+]
+
+_PRESETS = Path(__file__).resolve().parent / "presets"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArrayConfig:
+    """The array of dot-product elements: ``columns`` x ``rows`` elements of ``lanes`` products."""
+
+    columns: int
+    """C: memory channels, each with its own stream of weights."""
+    lanes: int
+    """K: int8 products per element and cycle."""
+    rows: int
+    """R: tokens per pass."""
+    drain: int
+    """W: sums that leave each row per cycle in attention."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """The memory behind the array: one channel per column."""
+
+    port_bits: int
+    """Width of a channel's data port."""
+    buffer_words: int
+    """Words of prefetch per channel."""
+    page_tokens: int
+    """Tokens per KV page, spread over all channels."""
+    pages: int
+    """KV pages in total."""
+    slots: int
+    """Sequences whose KV the chip holds at the same time."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Maxima:
+    """The largest model that the chip takes."""
+
+    width: int
+    """Values of the residual stream."""
+    ffn: int
+    """Hidden values of the feed-forward network."""
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key and value heads."""
+    head_size: int
+    """Values per head."""
+    vocab: int
+    """Tokens in the vocabulary."""
+    positions: int
+    """Context length."""
+    layers: int
+    """Transformer layers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BoardConfig:
+    """The board that carries the chip."""
+
+    name: str
+    """Name for people."""
+    part: str
+    """The FPGA's part number; empty for a simulated board."""
+    clock_mhz: float
+    """Clock of the core, for figures derived from cycles."""
+    bandwidth_gbs: float
+    """Peak memory bandwidth in 10^9 bytes per second, over all channels."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """Everything that the generator needs to know about a chip.
+
+    Raises
+    ------
+    ConfigError
+        If a value is impossible: the message has the key, the value, what is allowed, and why.
+    """
+
+    name: str
+    """The preset's name."""
+    array: ArrayConfig
+    """The array."""
+    memory: MemoryConfig
+    """Memory channels and KV pages."""
+    maxima: Maxima
+    """The largest model."""
+    board: BoardConfig
+    """The board."""
+    norm_lanes: int
+    """Residual values that RMSNorm takes per cycle."""
+    acc_bits: int = ACC_BITS
+    """Width of the array's accumulators."""
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    # Derived: the array and its tapes.
+
+    @property
+    def blocks_per_beat(self) -> int:
+        """Quantisation blocks that a column takes per cycle."""
+        return self.array.lanes // BLOCK
+
+    @property
+    def group_blocks(self) -> int:
+        """Blocks per tape group: as many as fp16 scales fit in one memory word."""
+        return self.memory.port_bits // 16
+
+    @property
+    def macs(self) -> int:
+        """Products per cycle."""
+        return self.array.columns * self.array.rows * self.array.lanes
+
+    @property
+    def width_blocks(self) -> int:
+        """Blocks of the longest residual vector; the last may be padded."""
+        return -(-self.maxima.width // BLOCK)
+
+    @property
+    def ffn_blocks(self) -> int:
+        """Blocks of the longest feed-forward vector; the last may be padded."""
+        return -(-self.maxima.ffn // BLOCK)
+
+    # Derived: attention and its cache.
+
+    @property
+    def max_group(self) -> int:
+        """Query heads per KV head."""
+        return self.maxima.heads // self.maxima.kv_heads
+
+    @property
+    def head_block(self) -> int:
+        """Values per quantisation block along a head, before zero padding."""
+        return min(BLOCK, self.maxima.head_size)
+
+    @property
+    def head_blocks(self) -> int:
+        """Quantisation blocks per head."""
+        return -(-self.maxima.head_size // BLOCK)
+
+    @property
+    def page_groups(self) -> int:
+        """Tokens of one page in each channel."""
+        return self.memory.page_tokens // self.array.columns
+
+    @property
+    def pages_per_slot(self) -> int:
+        """Pages of the longest sequence."""
+        return -(-self.maxima.positions // self.memory.page_tokens)
+
+    @property
+    def slot_groups_max(self) -> int:
+        """Groups of C tokens (one in each channel) in the longest sequence, in whole pages."""
+        return self.pages_per_slot * self.page_groups
+
+    # Checks.
+
+    def validate(self) -> None:
+        """Raise ConfigError for the first impossible value."""
+        for key, value, good, allowed, why in self._rules():
+            if not good:
+                raise ConfigError(f"{key} = {value} is impossible: allowed is {allowed}, {why}")
+
+    def _rules(self) -> Iterator[tuple[str, object, bool, str, str]]:
+        array, memory, maxima, board = self.array, self.memory, self.maxima, self.board
+
+        for section, part in (("memory", memory), ("maxima", maxima)):
+            for field in dataclasses.fields(part):
+                value = getattr(part, field.name)
+                yield (
+                    f"{section}.{field.name}",
+                    value,
+                    value >= 1,
+                    "1 or more",
+                    "because the chip has at least one of each",
+                )
+        yield (
+            "maxima.head_size",
+            maxima.head_size,
+            maxima.head_size % 2 == 0 and maxima.head_size <= 256,
+            "an even number up to 256",
+            "because RoPE rotates pairs and the query memory is built for eight blocks per head",
+        )
+        yield (
+            "maxima.kv_heads",
+            maxima.kv_heads,
+            maxima.heads % maxima.kv_heads == 0,
+            f"a divisor of maxima.heads = {maxima.heads}",
+            "because each KV head serves the same number of query heads",
+        )
+        yield (
+            "array.columns",
+            array.columns,
+            1 <= array.columns <= 256,
+            "1 to 256",
+            "because each KV page (256 tokens at most) has a token in every column's channel",
+        )
+        yield (
+            "array.lanes",
+            array.lanes,
+            array.lanes in (32, 64, 128),
+            "32, 64 or 128",
+            "because an element takes whole blocks of 32",
+        )
+        row_limit = min(BLOCK, maxima.head_size)
+        yield (
+            "array.rows",
+            array.rows,
+            1 <= array.rows <= row_limit,
+            f"1 to {row_limit} (the smaller of 32 and maxima.head_size)",
+            "because all rows share one quantiser, which accepts one block per cycle",
+        )
+        yield (
+            "array.drain",
+            array.drain,
+            _power_of_two(array.drain) and array.columns % array.drain == 0,
+            f"a power of two that divides array.columns = {array.columns}",
+            "because the columns' sums leave in equal shares",
+        )
+        yield (
+            "memory.port_bits",
+            memory.port_bits,
+            memory.port_bits in (256, 512),
+            "256 or 512",
+            "because these are the widths of the boards' memory ports",
+        )
+        yield (
+            "memory.buffer_words",
+            memory.buffer_words,
+            memory.buffer_words >= 32 and _power_of_two(memory.buffer_words),
+            "a power of two from 32 on",
+            "because the buffer's pointers wrap and two AXI bursts of 16 beats have to fit",
+        )
+        yield (
+            "memory.page_tokens",
+            memory.page_tokens,
+            32 <= memory.page_tokens <= 256
+            and memory.page_tokens % max(1, array.lanes) == 0
+            and memory.page_tokens % array.columns == 0,
+            f"a multiple of array.lanes = {array.lanes} and of array.columns = {array.columns}, "
+            "from 32 to 256",
+            "because V's sums run along a page's tokens in whole beats and each channel holds the "
+            "same share of a page",
+        )
+        yield (
+            "memory.pages",
+            memory.pages,
+            self.pages_per_slot <= memory.pages <= 65536,
+            f"{self.pages_per_slot} to 65536",
+            f"because one sequence of maxima.positions = {maxima.positions} tokens has to fit and "
+            "a page number has 16 bits",
+        )
+        yield (
+            "norm_lanes",
+            self.norm_lanes,
+            self.norm_lanes in (8, 16, 32),
+            "8, 16 or 32",
+            "because the quantiser behind RMSNorm collects whole blocks of 32",
+        )
+        yield (
+            "acc_bits",
+            self.acc_bits,
+            self.acc_bits == ACC_BITS,
+            f"{ACC_BITS}",
+            "because the compiler's proofs and the golden model hold for that width",
+        )
+        for key, number in (
+            ("board.clock_mhz", board.clock_mhz),
+            ("board.bandwidth_gbs", board.bandwidth_gbs),
+        ):
+            yield (
+                key,
+                number,
+                0 < number < float("inf"),
+                "a number above 0",
+                "because rates are derived from it",
+            )
+
+    def losses(self) -> list[str]:
+        """What the configuration wastes: legal, but worth a warning."""
+        found = []
+        beats = self.maxima.width // self.array.lanes
+        if self.array.columns > beats:
+            found.append(
+                f"array.columns = {self.array.columns} is more than maxima.width / array.lanes = "
+                f"{beats}: sums drain one column per cycle, so the array waits "
+                f"{self.array.columns - beats} cycles after each tile of a width-long product"
+            )
+        return found
+
+    def check_model(self, shape: "ModelShape", name: str = "the model") -> None:
+        """Raise ConfigError if a model does not fit.
+
+        A context longer than ``maxima.positions`` is no error: the chip then offers a shorter one.
+        """
+        for field in dataclasses.fields(Maxima):
+            have, limit = getattr(shape, field.name), getattr(self.maxima, field.name)
+            if field.name != "positions" and have > limit:
+                raise ConfigError(
+                    f"{name} does not fit hardware '{self.name}': its {field.name} is {have}, "
+                    f"maxima.{field.name} is {limit}; generate for this model, or override "
+                    f"with -P maxima.{field.name}={have}"
+                )
+        group = shape.heads // shape.kv_heads
+        if group > self.max_group:
+            raise ConfigError(
+                f"{name} does not fit hardware '{self.name}': it has {group} query heads per KV "
+                f"head, the hardware (maxima.heads / maxima.kv_heads) {self.max_group}"
+            )
+
+    # As data.
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as plain dictionaries; :func:`from_dict`'s inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "HardwareConfig":
+        """Build and validate a tree from plain dictionaries."""
+        return _build(data, lambda key: "")
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON form, as hexadecimal text."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with tokenloom."""
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
+
+
+def load(
+    name_or_path: str | Path,
+    overrides: Sequence[str] = (),
+    maxima_from: "ModelShape | None" = None,
+) -> HardwareConfig:
+    """Read a preset, take the maxima from a model if one is given, apply overrides, validate.
+
+    Parameters
+    ----------
+    name_or_path
+        Name of a preset, or the path of a TOML file.
+    overrides
+        Texts of the form ``array.columns=8``; they win over file and model.
+    maxima_from
+        The model for which to build the chip. ``positions`` becomes the smaller one of model and
+        preset, since the preset's is what the board has memory for.
+
+    Raises
+    ------
+    ConfigError
+        If the preset does not exist, or a key or value is wrong.
+    """
+    path = _find(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: is not a TOML file: {error}") from error
+
+    places = {key: f"{path}:{line}:{column}: " for key, (line, column) in _places(text).items()}
+
+    def where(key: str) -> str:
+        return places.get(key, f"{path}: ")
+
+    # Checked before the model and the overrides replace values, so that the file's errors show.
+    _check_keys(data, HardwareConfig, "", where)
+    if maxima_from is not None:
+        maxima = {
+            field.name: int(getattr(maxima_from, field.name))
+            for field in dataclasses.fields(Maxima)
+        }
+        maxima["positions"] = min(maxima["positions"], data["maxima"]["positions"])
+        data["maxima"] = maxima
+        places.update({f"maxima.{key}": f"{path}, sized for the model: " for key in maxima})
+    for override in overrides:
+        places[_apply(data, override)] = f"-P {override}: "
+    return _build(data, where)
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or len(path.parts) != 1:
+        if not path.is_file():
+            raise ConfigError(f"{path}: there is no such hardware file")
+        return path
+    if path.name not in presets():
+        raise ConfigError(
+            f"'{name_or_path}' is no hardware preset; there are {', '.join(presets())}, "
+            "or give the path of a .toml file"
+        )
+    return _PRESETS / f"{path.name}.toml"
+
+
+def _places(text: str) -> dict[str, tuple[int, int]]:
+    """Line and column of each key, as far as a scan of the lines finds it."""
+    found: dict[str, tuple[int, int]] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([\w.\-\"']+)\s*\]", line):
+            section = header[1].replace('"', "") + "."
+            found.setdefault(section[:-1], (number, header.start(1) + 1))
+        elif pair := re.match(r"\s*([\w.\-\"']+)\s*=", line):
+            found.setdefault(section + pair[1].replace('"', ""), (number, pair.start(1) + 1))
+    return found
+
+
+def _apply(data: dict[str, Any], override: str) -> str:
+    """Set one value; return its key."""
+    key, equals, text = (part.strip() for part in override.partition("="))
+    if not equals or not key:
+        raise ConfigError(f"-P {override}: has to be of the form key=value, as array.columns=8")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+
+    def where(_: str) -> str:
+        return f"-P {override}: "
+
+    *sections, last = key.split(".")
+    kind: type = HardwareConfig
+    node = data
+    prefix = ""
+    for section in sections:
+        fields = _fields(kind)
+        if not dataclasses.is_dataclass(fields.get(section)):
+            _unknown(prefix + section, section, kind, where)
+        kind, node = fields[section], node[section]
+        prefix += section + "."
+    fields = _fields(kind)
+    if last not in fields:
+        _unknown(key, last, kind, where)
+    _check_type(key, value, fields[last], where)
+    node[last] = value
+    return key
+
+
+def _fields(kind: type) -> dict[str, type]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _check_keys(
+    data: Mapping[str, Any], kind: type, prefix: str, where: Callable[[str], str]
+) -> None:
+    fields = _fields(kind)
+    for key, value in data.items():
+        if key not in fields:
+            _unknown(prefix + key, key, kind, where)
+        _check_type(prefix + key, value, fields[key], where)
+    for field in dataclasses.fields(kind):
+        if field.name not in data and field.default is dataclasses.MISSING:
+            place = where(prefix.rstrip("."))
+            raise ConfigError(f"{place}the key {prefix}{field.name} is missing")
+
+
+def _check_type(key: str, value: Any, kind: type, where: Callable[[str], str]) -> None:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where(key)}{key} has to be a section, not {_show(value)}")
+        _check_keys(value, kind, key + ".", where)
+        return
+    good: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    if isinstance(value, bool) or not isinstance(value, good):
+        name = {int: "a whole number", float: "a number", str: "a text"}[kind]
+        raise ConfigError(f"{where(key)}{key} has to be {name}, not {_show(value)}")
+
+
+def _show(value: Any) -> str:
+    return f"the section {{{', '.join(value)}}}" if isinstance(value, Mapping) else repr(value)
+
+
+def _unknown(key: str, last: str, kind: type, where: Callable[[str], str]) -> NoReturn:
+    allowed = list(_fields(kind))
+    close = difflib.get_close_matches(last, allowed, 1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise ConfigError(f"{where(key)}unknown key {key}{hint}; allowed: {', '.join(allowed)}")
+
+
+def _build(data: Mapping[str, Any], where: Callable[[str], str]) -> HardwareConfig:
+    _check_keys(data, HardwareConfig, "", where)
+    values: dict[str, Any] = {}
+    for key, kind in _fields(HardwareConfig).items():
+        if key not in data:
+            continue
+        if dataclasses.is_dataclass(kind):
+            inner = _fields(kind)
+            values[key] = kind(
+                **{k: float(v) if inner[k] is float else v for k, v in data[key].items()}
+            )
+        else:
+            values[key] = data[key]
+    try:
+        return HardwareConfig(**values)
+    except ConfigError as error:
+        key = str(error).split(" ", 1)[0]
+        raise ConfigError(f"{where(key)}{error}") from None

@@ -1,0 +1,472 @@
+"""The belt: every unit between the elastic edges."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Array as Choice
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.wiring import In, Out
+
+from tokenloom.hw.array import Array
+from tokenloom.hw.array_control import ArrayControl
+from tokenloom.hw.attention import Attention
+from tokenloom.hw.block import Block, instance
+from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.embedding import Embedding
+from tokenloom.hw.formats import ACC_BITS
+from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, EMBED_OP, NORM_OP, Dest, Kind, Unit
+from tokenloom.hw.operand_buffer import OperandBuffer
+from tokenloom.hw.quantiser import Quantiser
+from tokenloom.hw.registers import MODEL, Select
+from tokenloom.hw.residual import Residual
+from tokenloom.hw.rmsnorm import RmsNorm
+from tokenloom.hw.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
+from tokenloom.hw.sampler import Sampler
+from tokenloom.hw.unit_queue import UnitQueue
+
+__all__ = ["CFG_BITS", "EDGE", "Core", "operand_blocks"]
+
+EDGE = 1  # E: stages between the announcement of a take and the take
+CFG_BITS = 512
+
+_TAG = data.StructLayout({"block": BLOCK_TAG, "row": 5, "unit": 3})
+
+
+def operand_blocks(hardware: HardwareConfig) -> int:
+    """Blocks in an operand buffer at the maxima: norm output, context, hidden, queries."""
+    top = hardware.maxima
+    context = -(-top.heads * top.head_size // BLOCK)
+    queries = top.kv_heads * hardware.max_group * hardware.head_blocks
+    return hardware.width_blocks + context + hardware.ffn_blocks + queries
+
+
+class Core(Block):
+    """Queues, array, lanes, attention, norm, embedding and sampler on one clock enable.
+
+    Parameters
+    ----------
+    hardware : HardwareConfig
+
+    Members
+    -------
+    cfg_we, cfg_sel, cfg_addr, cfg_data : In, program memory (`registers.Select`), with `en` high
+    model : In, `registers.MODEL`
+    restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass
+    over : Out(1), every queue has stopped and every operation is done
+    will_take : Out(E), take : Out(1), pow2 : In(1), codes, scale, minimum, v_shifts : In, the
+        channels' beats
+    row_wanted : Out(1), embedding rows are missing; row_take : Out(1), a block is taken;
+        row_codes, row_scale, row_minimum : In
+    kv_valid, kv_is_v, kv_layer, kv_head, kv_block, kv_row, kv_codes, kv_shift : Out, a quantised
+        K or V block
+    logit_valid, logit : Out, per row, the logits in order of their id; token : Out, per row
+    started, finished : Out(5), strobes per unit, for the trace; array_busy : Out(1)
+    saturated : Out(1), strobe
+    """
+
+    def __init__(self, *, hardware: HardwareConfig) -> None:
+        self._hw = hardware
+        array, top = hardware.array, hardware.maxima
+        self._c, self._k, self._r, self._w = (
+            array.columns,
+            array.lanes,
+            array.rows,
+            array.drain,
+        )
+        if self._k != BLOCK:
+            raise ValueError(f"array.lanes is {self._k}; this core's operand path takes {BLOCK}")
+        self._slots = max(1, hardware.max_group)
+        self._tokens = -(-top.positions // BLOCK) * BLOCK
+        self._vocab_bits = max(1, (top.vocab - 1).bit_length())
+        c, r = self._c, self._r
+        super().__init__(
+            {
+                "cfg_we": In(1),
+                "cfg_sel": In(4),
+                "cfg_addr": In(20),
+                "cfg_data": In(CFG_BITS),
+                "model": In(MODEL.size),
+                "restart": In(1),
+                "rows_used": In(6),
+                "pos": In(20),
+                "sample": In(1),
+                "over": Out(1),
+                "will_take": Out(EDGE),
+                "take": Out(1),
+                "pow2": In(1),
+                "codes": In(8 * self._k * c),
+                "scale": In(16 * c),
+                "minimum": In(16 * c),
+                "v_shifts": In(5 * c),
+                "row_wanted": Out(1),
+                "row_take": Out(1),
+                "row_codes": In(8 * BLOCK),
+                "row_scale": In(16),
+                "row_minimum": In(16),
+                "kv_valid": Out(1),
+                "kv_is_v": Out(1),
+                "kv_layer": Out(8),
+                "kv_head": Out(6),
+                "kv_block": Out(3),
+                "kv_row": Out(5),
+                "kv_codes": Out(8 * BLOCK),
+                "kv_shift": Out(6),
+                "logit_valid": Out(r),
+                "logit": Out(32 * r),
+                "token": Out(self._vocab_bits * r),
+                "started": Out(len(Unit)),
+                "finished": Out(len(Unit)),
+                "array_busy": Out(1),
+                "saturated": Out(1),
+            },
+            params=(hardware.digest(),),
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        hw, r_count = self._hw, self._r
+        top = hw.maxima
+        model = data.View(MODEL, self.model)
+        place = lambda name, block: m.submodules.__setitem__(name, instance(block, en=self.en))  # noqa: E731
+
+        # What the pass and the model make of each other.
+        group_rows, slot_groups = Signal(10), Signal(self._slots.bit_length() + 1)
+        length = Signal(20)
+        row_bits = r_count.bit_length() - 1
+        column_bits = self._c.bit_length() - 1
+        m.d.comb += [
+            group_rows.eq(model.group * self.rows_used),
+            slot_groups.eq((group_rows + (r_count - 1)) >> row_bits),
+            length.eq(self.pos + self.rows_used),
+        ]
+
+        # Queues.
+        depths = {
+            Unit.EMBED: 2,
+            Unit.NORM: 2 * top.layers + 2,
+            Unit.ARRAY: top.layers * (6 + top.kv_heads * (1 + hw.head_blocks)) + 2,
+            Unit.SOFTMAX: top.layers * top.kv_heads * hw.head_blocks + 1,
+            Unit.CONTEXT: top.layers * top.kv_heads + 1,
+        }
+        queues = {unit: UnitQueue(unit=unit, depth=depths[unit]) for unit in Unit}
+        done = [Signal(DONE_BITS, name=f"done_{unit.name.lower()}") for unit in Unit]
+        issued = [Signal(DONE_BITS, name=f"issued_{unit.name.lower()}") for unit in Unit]
+        finished = Signal(len(Unit))
+        for unit, queue in queues.items():
+            place(f"queue_{unit.name.lower()}", queue)
+            m.d.comb += [
+                queue.cfg_we.eq(self.cfg_we & (self.cfg_sel == unit)),
+                queue.cfg_addr.eq(self.cfg_addr),
+                queue.cfg_data.eq(self.cfg_data),
+                queue.restart.eq(self.restart),
+                queue.sample.eq(self.sample),
+                queue.done.eq(Cat(done)),
+                self.started[unit].eq(queue.issue),
+            ]
+            with m.If(self.restart):
+                m.d.sync += [done[unit].eq(0), issued[unit].eq(0)]
+            with m.Else():
+                with m.If(finished[unit]):
+                    m.d.sync += done[unit].eq(done[unit] + 1)
+                with m.If(queue.issue):
+                    m.d.sync += issued[unit].eq(issued[unit] + 1)
+        m.d.comb += [
+            self.finished.eq(finished),
+            self.over.eq(
+                Cat(queue.stopped for queue in queues.values()).all()
+                & Cat(d == i for d, i in zip(done, issued, strict=True)).all()
+            ),
+        ]
+
+        # Array.
+        control = ArrayControl(
+            columns=self._c,
+            drain=self._w,
+            rows=r_count,
+            slots=self._slots,
+            token_blocks=self._tokens // BLOCK,
+            edge=EDGE,
+        )
+        array = Array(
+            columns=self._c, lanes=self._k, rows=r_count, drain=self._w, slots=self._slots
+        )
+        place("array_control", control)
+        place("array", array)
+        queue = queues[Unit.ARRAY]
+        m.d.comb += [
+            control.issue.eq(queue.issue),
+            control.op.eq(queue.op),
+            queue.ready.eq(control.ready),
+            control.rows_used.eq(self.rows_used),
+            control.group_rows.eq(group_rows),
+            control.slot_groups.eq(slot_groups),
+            control.key_tiles.eq((length + (self._c - 1)) >> column_bits),
+            control.value_beats.eq((length + (BLOCK - 1)) >> 5),
+            control.key_blocks.eq(model.key_blocks),
+            self.will_take.eq(control.will_take),
+            self.take.eq(control.take),
+            self.array_busy.eq(control.take),
+            array.take.eq(control.take),
+            array.pow2.eq(self.pow2),
+            array.codes.eq(self.codes),
+            array.scale.eq(self.scale),
+            array.minimum.eq(self.minimum),
+        ]
+        for name in ("stage", "first", "bank", "slot", "read_bank", "read_slot", "load", "step",
+                     "select"):  # fmt: skip
+            m.d.comb += getattr(array, name).eq(getattr(control, name))
+
+        # Attention.
+        attention = Attention(
+            columns=self._c,
+            drain=self._w,
+            rows=r_count,
+            slots=self._slots,
+            tokens_max=self._tokens,
+            dim_blocks=hw.head_blocks,
+            width_max=top.heads * top.head_size,
+        )
+        place("attention", attention)
+        m.d.comb += [
+            attention.rows_used.eq(self.rows_used),
+            attention.group.eq(model.group),
+            attention.group_rows.eq(group_rows),
+            attention.slot_groups.eq(slot_groups),
+            attention.head_size.eq(model.head_size),
+            attention.pos.eq(self.pos),
+            attention.v_floor.eq(model.v_floor),
+            attention.accs.eq(array.wide),
+            attention.v_we.eq(control.take_keys),
+            attention.v_bank.eq(control.take_parity),
+            attention.v_tile.eq(control.take_tile),
+            attention.v_block.eq(control.take_beat),
+            attention.v_shifts.eq(self.v_shifts),
+            attention.soft_issue.eq(queues[Unit.SOFTMAX].issue),
+            attention.soft_op.eq(queues[Unit.SOFTMAX].op),
+            queues[Unit.SOFTMAX].ready.eq(attention.soft_ready),
+            attention.ctx_issue.eq(queues[Unit.CONTEXT].issue),
+            attention.ctx_op.eq(queues[Unit.CONTEXT].op),
+            queues[Unit.CONTEXT].ready.eq(attention.ctx_ready),
+        ]
+        for name in ("out_valid", "out_index", "out_slot", "out_last", "out_op"):
+            m.d.comb += getattr(attention, name).eq(getattr(control, name))
+
+        # Quantiser: at most one of its sources speaks in a cycle.
+        quantiser = Quantiser(tag_bits=_TAG.size)
+        place("quantiser", quantiser)
+        q_tag = data.View(_TAG, quantiser.out_tag)
+
+        # Rows.
+        embedding = Embedding(width=top.width, rows=r_count)
+        norm = RmsNorm(
+            rows=r_count, width=top.width, norm_lanes=hw.norm_lanes, norms=2 * top.layers + 1
+        )
+        place("embedding", embedding)
+        place("rmsnorm", norm)
+        embed_op = data.View(EMBED_OP, queues[Unit.EMBED].op)
+        embed_shift = Signal(6)
+        with m.If(queues[Unit.EMBED].issue):
+            m.d.sync += embed_shift.eq(embed_op.shift)
+        lanes, residuals, saturated, sources = [], [], [attention.saturated], []
+        operand_done, tokens_valid = [], []
+        for r in range(r_count):
+            lane = RowLane(rows=r_count, slots=self._slots, pairs_max=max(1, top.head_size // 2))
+            residual = Residual(width=top.width, norm_lanes=hw.norm_lanes)
+            sampler = Sampler(vocab_bits=self._vocab_bits)
+            buffer = OperandBuffer(blocks=operand_blocks(hw), p_blocks=1 << control.p_bits)
+            lanes.append(lane)
+            residuals.append(residual)
+            for name, block in (("lane", lane), ("residual", residual), ("sampler", sampler),
+                                ("operands", buffer)):  # fmt: skip
+                place(f"{name}{r}", block)
+
+            op = data.View(ARRAY_OP, control.out_op.word_select(r, ARRAY_OP.size))
+            embeds = embedding.out_valid & (embedding.out_row == r)
+            tag = Signal(LANE_TAG, name=f"lane_tag{r}")
+            with m.If(embeds):
+                m.d.comb += [
+                    tag.dest.eq(Dest.RESIDUAL),
+                    tag.first.eq(1),
+                    tag.last.eq(embedding.out_last),
+                    tag.index.eq(embedding.out_index),
+                ]
+            with m.Else():
+                m.d.comb += [
+                    tag.dest.eq(op.dest),
+                    tag.last.eq(control.out_last[r]),
+                    tag.index.eq(control.out_index.word_select(r, 20)),
+                    tag.floor.eq(op.floor),
+                    tag.aux_shift.eq(op.aux_shift),
+                    tag.kappa.eq(op.kappa),
+                    tag.y_base.eq(op.y_base),
+                    tag.layer.eq(op.layer),
+                ]
+            m.d.comb += [
+                lane.row.eq(r),
+                lane.head_size.eq(model.head_size),
+                lane.group.eq(model.group),
+                lane.key_blocks.eq(model.key_blocks),
+                lane.rows_used.eq(self.rows_used),
+                lane.pos.eq(self.pos + r),
+                lane.in_valid.eq(
+                    embeds | (control.out_valid[r] & (op.kind == Kind.MATMUL))
+                ),
+                lane.in_acc.eq(
+                    Mux(embeds, embedding.out_acc, array.acc.word_select(r, ACC_BITS).as_signed())
+                ),
+                lane.in_shift.eq(Mux(embeds, embed_shift, op.shift)),
+                lane.in_tag.eq(tag),
+                lane.cfg_we.eq(self.cfg_we & (self.cfg_sel == Select.FREQUENCIES)),
+                lane.cfg_addr.eq(self.cfg_addr),
+                lane.cfg_data.eq(self.cfg_data),
+                residual.in_valid.eq(lane.res_valid),
+                residual.in_value.eq(lane.res_value),
+                residual.in_index.eq(lane.res_index),
+                residual.in_first.eq(lane.res_first),
+                residual.in_start.eq(lane.res_start),
+                residual.in_last.eq(lane.res_last),
+                residual.read_en.eq(norm.res_en & (norm.res_row == r)),
+                residual.read_addr.eq(norm.res_addr),
+                sampler.in_valid.eq(lane.logit_valid),
+                sampler.in_logit.eq(lane.logit_value),
+                sampler.in_start.eq(lane.logit_start),
+                sampler.in_last.eq(lane.logit_last),
+                self.logit_valid[r].eq(lane.logit_valid),
+                self.logit.word_select(r, 32).eq(lane.logit_value),
+                self.token.word_select(r, self._vocab_bits).eq(sampler.token),
+            ]
+            tokens_valid.append(sampler.token_valid)
+
+            # Operands in and out.
+            x_width = len(control.x_addr) // r_count
+            p_width = len(attention.p_addr) // r_count
+            m.d.comb += [
+                buffer.we.eq(
+                    quantiser.out_valid
+                    & (q_tag.block.target == Target.OPERAND)
+                    & (q_tag.block.bank == r)
+                ),
+                buffer.addr.eq(q_tag.block.addr),
+                buffer.codes.eq(quantiser.out_codes),
+                buffer.sx.eq(quantiser.out_sx),
+                buffer.sum.eq(quantiser.out_sum),
+                buffer.p_we.eq(attention.p_we[r]),
+                buffer.p_addr.eq(attention.p_addr.word_select(r, p_width)),
+                buffer.p_hi.eq(attention.p_hi.word_select(r, 256)),
+                buffer.p_lo.eq(attention.p_lo.word_select(r, 256)),
+                buffer.p_sx.eq(attention.p_sx.word_select(r, 6)),
+                buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
+                buffer.read_values.eq(control.x_values[r]),
+                buffer.read_digit.eq(control.x_digit[r]),
+                array.x_codes.word_select(r, 8 * BLOCK).eq(buffer.x_codes),
+                array.x_shift.word_select(r, len(buffer.x_shift)).eq(buffer.x_shift),
+                array.x_sum.word_select(r, len(buffer.x_sum)).eq(buffer.x_sum),
+            ]
+            lane_block = data.View(BLOCK_TAG, lane.block_tag)
+            lane_tag = Signal(_TAG, name=f"block_tag{r}")
+            m.d.comb += [
+                lane_tag.block.eq(lane.block_tag),
+                lane_tag.row.eq(r),
+                lane_tag.unit.eq(Unit.ARRAY),
+            ]
+            sources.append((lane.block_valid, lane.block_values, lane_block.floor, lane_tag))
+            saturated += [lane.saturated, residual.saturated]
+
+        # Embedding and norm.
+        last_row = self.rows_used - 1
+        rows_missing = Signal(20)
+        m.d.comb += [
+            queues[Unit.EMBED].ready.eq(1),
+            embedding.start.eq(queues[Unit.EMBED].issue),
+            embedding.rows_count.eq(self.rows_used),
+            embedding.blocks.eq(model.embedding_blocks),
+            embedding.last_values.eq(model.width - ((model.embedding_blocks - 1) << 5)),
+            embedding.block_codes.eq(self.row_codes),
+            embedding.block_scale.eq(self.row_scale),
+            embedding.block_minimum.eq(self.row_minimum),
+            self.row_take.eq(embedding.need),
+            self.row_wanted.eq(queues[Unit.EMBED].issue | (rows_missing != 0)),
+        ]
+        with m.If(queues[Unit.EMBED].issue):
+            m.d.sync += rows_missing.eq(model.embedding_blocks * self.rows_used)
+        with m.Elif(embedding.need):
+            m.d.sync += rows_missing.eq(rows_missing - 1)
+        norm_op = data.View(NORM_OP, queues[Unit.NORM].op)
+        norm_busy, norm_base = Signal(), Signal(10)
+        with m.If(queues[Unit.NORM].issue):
+            m.d.sync += [norm_busy.eq(1), norm_base.eq(norm_op.x_base)]
+        with m.Elif(norm.q_last):
+            m.d.sync += norm_busy.eq(0)
+        norm_tag = Signal(_TAG)
+        m.d.comb += [
+            queues[Unit.NORM].ready.eq(~norm_busy),
+            norm.start.eq(queues[Unit.NORM].issue),
+            norm.rows_count.eq(self.rows_used),
+            norm.words.eq(norm_op.words),
+            norm.gain_base.eq(norm_op.gain_base),
+            norm.eps.eq(model.eps),
+            norm.floor.eq(norm_op.floor),
+            norm.ss.eq(Cat(residual.ss for residual in residuals)),
+            norm.res_data.eq(Choice(residual.read_data for residual in residuals)[norm.data_row]),
+            norm.cfg_we.eq(self.cfg_we & (self.cfg_sel == Select.GAINS)),
+            norm.cfg_addr.eq(self.cfg_addr),
+            norm.cfg_data.eq(self.cfg_data),
+            norm_tag.block.target.eq(Target.OPERAND),
+            norm_tag.block.bank.eq(norm.q_row),
+            norm_tag.block.addr.eq(norm_base + norm.q_block),
+            norm_tag.block.last.eq(norm.q_last),
+            norm_tag.unit.eq(Unit.NORM),
+        ]
+        context_block = data.View(BLOCK_TAG, attention.block_tag)
+        context_tag = Signal(_TAG)
+        m.d.comb += [
+            context_tag.block.eq(attention.block_tag),
+            context_tag.unit.eq(Unit.CONTEXT),
+        ]
+        sources += [
+            (norm.q_valid, norm.q_values, norm.q_floor, norm_tag),
+            (attention.block_valid, attention.block_values, context_block.floor, context_tag),
+        ]
+        saturated.append(norm.saturated)
+        for valid, values, floor, tag in sources:
+            with m.If(valid):
+                m.d.comb += [
+                    quantiser.in_valid.eq(1),
+                    quantiser.in_values.eq(values),
+                    quantiser.in_floor.eq(floor),
+                    quantiser.in_tag.eq(tag),
+                ]
+
+        # What has finished.
+        embedded = Signal()
+        for r, lane in enumerate(lanes):
+            with m.If(lane.res_valid & (last_row == r)):
+                m.d.sync += embedded.eq(lane.res_first)
+        residual_done = Choice(residual.done for residual in residuals)[last_row]
+        q_over = quantiser.out_valid & q_tag.block.last
+        operand_done = q_over & (q_tag.unit == Unit.ARRAY) & (q_tag.row == last_row)
+        m.d.comb += [
+            finished[Unit.EMBED].eq(residual_done & embedded),
+            finished[Unit.NORM].eq(q_over & (q_tag.unit == Unit.NORM)),
+            finished[Unit.ARRAY].eq(
+                (residual_done & ~embedded)
+                | operand_done
+                | Choice(tokens_valid)[last_row]
+                | attention.keys_done
+                | attention.values_done
+            ),
+            finished[Unit.SOFTMAX].eq(attention.soft_done),
+            finished[Unit.CONTEXT].eq(q_over & (q_tag.unit == Unit.CONTEXT)),
+            self.kv_valid.eq(quantiser.out_valid & (q_tag.block.target != Target.OPERAND)),
+            self.kv_is_v.eq(q_tag.block.target == Target.VALUE),
+            self.kv_layer.eq(q_tag.block.layer),
+            self.kv_head.eq(q_tag.block.head),
+            self.kv_block.eq(q_tag.block.block),
+            self.kv_row.eq(q_tag.block.bank),
+            self.kv_codes.eq(quantiser.out_codes),
+            self.kv_shift.eq(quantiser.out_sx),
+            self.saturated.eq(Cat(saturated).any()),
+        ]
+        return m
+
+

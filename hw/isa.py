@@ -1,0 +1,154 @@
+"""Instruction layouts: what the compiler writes and the units' queues play.
+
+One layout per unit, each beginning with the same header. The compiler packs with `pack`, the RTL
+views the same bits through `amaranth.lib.data`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+from amaranth.lib import data
+
+__all__ = [
+    "ARRAY_OP",
+    "CONTEXT_OP",
+    "DONE_BITS",
+    "EMBED_OP",
+    "HEADER",
+    "LAYOUTS",
+    "NORM_OP",
+    "SOFTMAX_OP",
+    "TAPE_OP",
+    "Dest",
+    "Kind",
+    "Unit",
+    "pack",
+]
+
+DONE_BITS = 12  # operations of one unit per pass
+
+
+class Unit(enum.IntEnum):
+    """The units that play a queue."""
+
+    EMBED = 0
+    NORM = 1
+    ARRAY = 2
+    SOFTMAX = 3
+    CONTEXT = 4
+
+
+class Kind(enum.IntEnum):
+    """What the array does with its beats."""
+
+    MATMUL = 0
+    KEYS = 1
+    VALUES = 2
+
+
+class Dest(enum.IntEnum):
+    """Where a matmul's sums go."""
+
+    RESIDUAL = 0
+    KEY = 1
+    VALUE = 2
+    QUERY = 3
+    GATE_UP = 4
+    LOGITS = 5
+
+
+HEADER = data.StructLayout(
+    {
+        "wait": data.ArrayLayout(DONE_BITS, len(Unit)),  # start when done[u] >= wait[u]
+        "sample_only": 1,  # the queue stops here in a pass that samples nothing
+        "stop": 1,  # end of the program
+    }
+)
+
+EMBED_OP = data.StructLayout({"header": HEADER, "shift": 6, "count": 16})
+
+NORM_OP = data.StructLayout(
+    {"header": HEADER, "gain_base": 16, "floor": 5, "words": 12, "x_base": 10}
+)
+
+ARRAY_OP = data.StructLayout(
+    {
+        "header": HEADER,
+        "kind": 2,
+        "dest": 3,
+        "tiles": 16,  # matmul and values; keys: from the pass's length
+        "beats": 10,  # matmul and keys; values: from the pass's length
+        "count": 20,  # outputs of a matmul, dims of a values operation
+        "x_base": 10,
+        "y_base": 10,  # where blocks of the result go in the operand buffer
+        "shift": 6,
+        "aux_shift": 6,  # SwiGLU
+        "floor": 5,
+        "kappa": 16,
+        "layer": 8,
+        "kv_head": 6,
+        "block": 3,  # values: block of 32 dims
+        "parity": 1,  # scores and probabilities are double buffered
+    }
+)
+
+SOFTMAX_OP = data.StructLayout({"header": HEADER, "block": 3, "scores": 1, "parity": 1})
+
+CONTEXT_OP = data.StructLayout(
+    {"header": HEADER, "first": 10, "blocks": 10, "floor": 5, "x_base": 10}
+)
+
+TAPE_OP = data.StructLayout(
+    {
+        "kind": 2,  # TapeKind
+        "addr": 32,  # word address; keys and values: offset of layer and head inside a page
+        "blocks": 24,  # weights only
+        "tiles": 8,  # values: dims of this operation in one channel
+        "layer": 8,
+        "sample_only": 1,
+        "stop": 1,
+    }
+)
+
+LAYOUTS = {
+    Unit.EMBED: EMBED_OP,
+    Unit.NORM: NORM_OP,
+    Unit.ARRAY: ARRAY_OP,
+    Unit.SOFTMAX: SOFTMAX_OP,
+    Unit.CONTEXT: CONTEXT_OP,
+}
+
+
+def pack(layout: data.StructLayout, values: Mapping[str, object]) -> int:
+    """The bits of an instruction; fields that are not named are zero.
+
+    Raises
+    ------
+    ValueError
+        When a field does not exist or a value does not fit, naming both.
+    """
+    word = 0
+    known = dict(layout)
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"no field {name!r}; allowed: {', '.join(known)}")
+        field = known[name]
+        if isinstance(field.shape, data.StructLayout):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"field {name!r} wants a mapping, got {value!r}")
+            bits = pack(field.shape, value)
+        elif isinstance(field.shape, data.ArrayLayout):
+            bits = 0
+            width = field.shape.elem_shape
+            for i, item in enumerate(value):  # type: ignore[arg-type]
+                if not 0 <= item < 1 << width:
+                    raise ValueError(f"field {name!r}[{i}] is {item}; allowed: 0..{(1 << width) - 1}")
+                bits |= item << (width * i)
+        else:
+            bits = int(value)  # type: ignore[call-overload]
+            if not 0 <= bits < 1 << field.width:
+                raise ValueError(f"field {name!r} is {bits}; allowed: 0..{(1 << field.width) - 1}")
+        word |= bits << field.offset
+    return word

@@ -1,0 +1,141 @@
+"""Quantiser: 32 fixed32 values become an activation block of int8 codes and a shift."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib.wiring import In, Out
+
+from tokenloom.hw.arith import bit_length, or_tree, sum_tree
+from tokenloom.hw.block import Block
+
+__all__ = ["Quantiser"]
+
+
+class Quantiser(Block):
+    """The rounding point `mx`: a block's codes, its shift above the floor, and the codes' sum.
+
+    `M = OR_i (v_i < 0 ? ~v_i : v_i)`, `s = max(bitlen(M) - 7, floor)`,
+    `code_i = min(rs(v_i, s), 127)`, `sx = s - floor`.
+
+    Parameters
+    ----------
+    tag_bits : int
+        Width of the tag that travels with each block (1 or more).
+
+    Members
+    -------
+    in_valid : In(1)
+        The other inputs hold a block.
+    in_values : In(1024)
+        32 signed values; element i at bits 32i.
+    in_floor : In(5)
+        The operation's smallest shift, 0..24.
+    in_tag : In(tag_bits)
+        Handed on unchanged.
+    out_valid : Out(1)
+        The outputs hold a block.
+    out_codes : Out(256)
+        32 signed codes; element i at bits 8i.
+    out_sx : Out(6)
+        The shift above the floor, 0..24.
+    out_sum : Out(signed(13))
+        Sum of the codes.
+    out_tag : Out(tag_bits)
+        The tag that came with the block.
+
+    Latency
+    -------
+    `LATENCY` = 3 belt cycles.
+
+    Duration
+    --------
+    One block per cycle, with or without gaps.
+
+    Raises
+    ------
+    ValueError
+        When `tag_bits` is less than 1.
+    """
+
+    LATENCY = 3
+
+    def __init__(self, *, tag_bits: int) -> None:
+        if tag_bits < 1:
+            raise ValueError(f"tag_bits = {tag_bits} is impossible: allowed is 1 or more")
+        self._tag_bits = tag_bits
+        super().__init__(
+            {
+                "in_valid": In(1),
+                "in_values": In(1024),
+                "in_floor": In(5),
+                "in_tag": In(tag_bits),
+                "out_valid": Out(1),
+                "out_codes": Out(256),
+                "out_sx": Out(6),
+                "out_sum": Out(signed(13)),
+                "out_tag": Out(tag_bits),
+            },
+            params=(tag_bits,),
+        )
+
+    @property
+    def tag_bits(self) -> int:
+        """Width of the tag."""
+        return self._tag_bits
+
+    def elaborate(self, platform: object) -> Module:
+        """Find the shift, shift, add."""
+        m = Module()
+
+        # Stage 1: the block's shift. One OR over all magnitudes replaces the search for the
+        # largest: only its bit length counts.
+        elements = [self.in_values[32 * i : 32 * i + 32] for i in range(32)]
+        magnitude = Signal(31)
+        length = Signal(5)
+        need = Signal(5)
+        m.d.comb += [
+            magnitude.eq(or_tree(Mux(v[31], ~v[:31], v[:31]) for v in elements)),
+            length.eq(bit_length(magnitude)),
+            need.eq(Mux(length < 7, 0, length - 7)),
+        ]
+        valid1 = Signal()
+        values1 = Signal(1024, reset_less=True)
+        shift1 = Signal(5, reset_less=True)
+        sx1 = Signal(5, reset_less=True)
+        tag1 = Signal(self._tag_bits, reset_less=True)
+        m.d.sync += valid1.eq(self.in_valid)
+        with m.If(self.in_valid):
+            m.d.sync += [values1.eq(self.in_values), tag1.eq(self.in_tag)]
+            with m.If(need > self.in_floor):
+                m.d.sync += [shift1.eq(need), sx1.eq(need - self.in_floor)]
+            with m.Else():
+                m.d.sync += [shift1.eq(self.in_floor), sx1.eq(0)]
+
+        # Stage 2: the codes. A zero below the value makes the last bit shifted out visible; it
+        # is not added where it would carry 127 to 128.
+        codes = []
+        for i in range(32):
+            shifted = Signal(signed(33), name=f"shifted{i}")
+            value = values1[32 * i : 32 * i + 32]
+            m.d.comb += shifted.eq(Cat(Const(0, 1), value).as_signed() >> shift1)
+            code = shifted[1:9]
+            codes.append((code + (shifted[0] & (code != 127)))[:8])
+        valid2 = Signal()
+        codes2 = Signal(256, reset_less=True)
+        sx2 = Signal(5, reset_less=True)
+        tag2 = Signal(self._tag_bits, reset_less=True)
+        m.d.sync += valid2.eq(valid1)
+        with m.If(valid1):
+            m.d.sync += [codes2.eq(Cat(*codes)), sx2.eq(sx1), tag2.eq(tag1)]
+
+        # Stage 3: the sum.
+        m.d.sync += self.out_valid.eq(valid2)
+        with m.If(valid2):
+            m.d.sync += [
+                self.out_codes.eq(codes2),
+                self.out_sx.eq(sx2),
+                self.out_sum.eq(sum_tree(codes2[8 * i : 8 * i + 8].as_signed() for i in range(32))),
+                self.out_tag.eq(tag2),
+            ]
+
+        return m

@@ -1,0 +1,1 @@
+"""Simulation: the golden model, the Verilated chip and the bench of the blocks."""

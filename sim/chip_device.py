@@ -1,0 +1,256 @@
+"""The verilated chip as a device: load a model, send a prompt, get tokens, logits and the record."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenloom.compiler.errors import TokenloomError
+from tokenloom.compiler.image import MemoryImage, lay_out
+from tokenloom.compiler.program import Program, compile_program
+from tokenloom.compiler.quantise import QuantModel
+from tokenloom.hw.config import HardwareConfig
+from tokenloom.hw.isa import Unit
+from tokenloom.hw.registers import MODEL, Select
+from tokenloom.sim.simulator import build
+
+__all__ = ["ChipDevice", "Event", "Hold", "PassRecord"]
+
+_PASS = np.dtype(
+    [(name, "<i4") for name in ("rows", "pos", "sample", "pad")]
+    + [
+        (name, "<i8")
+        for name in (
+            "elapsed", "scheduled", "stall_tape", "stall_row", "stall_kv", "stall_other", "beats",
+            "saturated",
+        )  # fmt: skip
+    ]
+)
+_EVENT = np.dtype(
+    [("pass", "<i4"), ("unit", "<i4"), ("finished", "<i4"), ("pad", "<i4"), ("cycle", "<i8")]
+)
+# Cycles without a token after which a run counts as hung.
+_PATIENCE = 200_000_000
+
+
+class Hold:
+    """Extra stalls that the harness injects."""
+
+    NONE = 0
+    EVERY = 1
+    RANDOM = 2
+    AT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassRecord:
+    """One pass as the harness saw it, in clock cycles.
+
+    Attributes
+    ----------
+    rows, pos : int
+    sample : bool
+    elapsed, scheduled : int
+        Clock cycles, and belt cycles.
+    stalls : dict
+        Cause -> cycles; they sum to elapsed - scheduled.
+    beats : int
+        Belt cycles in which the array took a beat from each channel.
+    saturated : int
+    logits : int32 array [rows, vocab]
+        Only where the pass samples.
+    token : int or None
+    """
+
+    rows: int
+    pos: int
+    sample: bool
+    elapsed: int
+    scheduled: int
+    stalls: dict[str, int]
+    beats: int
+    saturated: int
+    logits: npt.NDArray[np.int32] | None
+    token: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """An operation's start (its issue) or end (results usable from the next cycle on)."""
+
+    number: int
+    unit: Unit
+    finished: bool
+    cycle: int
+
+
+class ChipDevice:
+    """A simulated board with one chip and an ideal memory.
+
+    Parameters
+    ----------
+    model : QuantModel
+    hardware : HardwareConfig
+    step : callable
+        Told what happens next.
+
+    Raises
+    ------
+    TokenloomError
+        When the model does not fit the hardware or the simulator cannot be built.
+    """
+
+    def __init__(
+        self,
+        model: QuantModel,
+        hardware: HardwareConfig,
+        step: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.model, self.hardware = model, hardware
+        self.image: MemoryImage = lay_out(model, hardware)
+        self.program: Program = compile_program(model, self.image, hardware)
+        library = build(hardware, step)
+        library.tl_new.restype = ctypes.c_void_p
+        for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits"):
+            getattr(library, name).restype = ctypes.c_int64
+        self._library = library
+        step("load the model")
+        self._chip = ctypes.c_void_p(library.tl_new())
+        word = hardware.memory.port_bits // 8
+        for channel, data in enumerate(self.image.channels):
+            library.tl_memory(
+                self._chip,
+                channel,
+                data.ctypes.data_as(ctypes.c_void_p),
+                ctypes.c_uint64(len(data)),
+                ctypes.c_uint64(self.image.words * word),
+            )
+        self._configure()
+
+    def close(self) -> None:
+        """Free the simulator."""
+        if self._chip:
+            self._library.tl_delete(self._chip)
+            self._chip = ctypes.c_void_p()
+
+    def _write(self, select: int, address: int, value: int) -> None:
+        words = (ctypes.c_uint32 * 16)(*(value >> 32 * i & 0xFFFFFFFF for i in range(16)))
+        self._library.tl_config(self._chip, select, address, words)
+
+    def _configure(self) -> None:
+        program = self.program
+        for unit in Unit:
+            for address, word in enumerate(program.words(unit)):
+                self._write(unit, address, word)
+        for address, word in enumerate(program.tape):
+            self._write(Select.TAPE, address, word)
+        lanes = self.hardware.norm_lanes
+        address = 0
+        for gain in program.gains:
+            for first in range(0, len(gain), lanes):
+                value = 0
+                for i, code in enumerate(gain[first : first + lanes]):
+                    value |= (code & 0xFFFF) << 16 * i
+                self._write(Select.GAINS, address, value)
+                address += 1
+        for address, frequency in enumerate(program.frequencies):
+            self._write(Select.FREQUENCIES, address, frequency)
+        value = 0
+        for name, field in MODEL:
+            number = program.registers[name]
+            if number >> field.width:
+                raise TokenloomError(f"register {name} is {number}; it has {field.width} bits")
+            value |= number << field.offset
+        self._write(Select.REGISTERS, 0, value)
+
+    def hold(self, mode: int, argument: int = 0) -> None:
+        """Inject stalls: `Hold.EVERY` after each belt cycle, RANDOM (seed), AT one belt cycle."""
+        self._library.tl_hold(self._chip, mode, ctypes.c_uint64(argument))
+
+    def generate(
+        self, prompt: Sequence[int], new: int, eos: Sequence[int] = (), slot: int = 0
+    ) -> Iterator[PassRecord]:
+        """Play a prompt and sample; yields every pass as it ends.
+
+        Raises
+        ------
+        TokenloomError
+            When the prompt is empty or too long, or the chip hangs or finds no KV page.
+        """
+        if not prompt:
+            raise TokenloomError("the prompt is empty; allowed: at least one token")
+        if len(prompt) + new - 1 > self.model.positions:
+            raise TokenloomError(
+                f"{len(prompt)} prompt tokens and {new} new ones exceed the context of "
+                f"{self.model.positions} tokens"
+            )
+        tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
+        ends = (ctypes.c_uint32 * max(1, len(eos)))(*eos)
+        self._library.tl_request(
+            self._chip, tokens, len(prompt), new, slot, ends, len(eos)
+        )
+        token = ctypes.c_uint32()
+        while True:
+            status = self._library.tl_run(
+                self._chip, ctypes.c_int64(_PATIENCE), ctypes.byref(token)
+            )
+            if status == 3:
+                raise TokenloomError("the chip ended the request: no free KV page")
+            if status == 4:
+                raise TokenloomError(f"the chip did not answer within {_PATIENCE} cycles")
+            if status == 5:
+                raise TokenloomError("the chip asked for an address outside its memory")
+            yield self._record(int(token.value) if status else None)
+            if status == 2:
+                return
+
+    def _record(self, token: int | None) -> PassRecord:
+        count = self._library.tl_passes(self._chip, None)
+        passes = np.zeros(count, _PASS)
+        self._library.tl_passes(self._chip, passes.ctypes.data_as(ctypes.c_void_p))
+        row = passes[-1]
+        logits = None
+        if row["sample"]:
+            logits = np.zeros((row["rows"], self.model.head.rows), np.int32)
+            for r in range(row["rows"]):
+                size = self._library.tl_logits(self._chip, r, None)
+                if size != logits.shape[1]:
+                    raise TokenloomError(
+                        f"row {r} gave {size} logits; expected {logits.shape[1]}"
+                    )
+                self._library.tl_logits(
+                    self._chip, r, logits[r].ctypes.data_as(ctypes.c_void_p)
+                )
+        return PassRecord(
+            rows=int(row["rows"]),
+            pos=int(row["pos"]),
+            sample=bool(row["sample"]),
+            elapsed=int(row["elapsed"]),
+            scheduled=int(row["scheduled"]),
+            stalls={
+                name: int(row["stall_" + name]) for name in ("tape", "row", "kv", "other")
+            },
+            beats=int(row["beats"]),
+            saturated=int(row["saturated"]),
+            logits=logits,
+            token=token,
+        )
+
+    def events(self) -> list[Event]:
+        """Starts and ends of every operation so far."""
+        count = self._library.tl_events(self._chip, None)
+        events = np.zeros(count, _EVENT)
+        self._library.tl_events(self._chip, events.ctypes.data_as(ctypes.c_void_p))
+        return [
+            Event(
+                number=int(e["pass"]),
+                unit=Unit(int(e["unit"])),
+                finished=bool(e["finished"]),
+                cycle=int(e["cycle"]),
+            )
+            for e in events
+        ]

@@ -1,0 +1,147 @@
+"""Builds the verilated chip as a shared library, cached by content."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from tokenloom.compiler.errors import TokenloomError
+from tokenloom.hw.block import emit
+from tokenloom.hw.chip import Chip
+from tokenloom.hw.config import HardwareConfig
+from tokenloom.hw.isa import Unit
+from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
+
+__all__ = ["build", "chip_verilog", "write_verilog"]
+
+_HARNESS = Path(__file__).with_name("harness.cpp")
+_SPEED = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-CFLAGS",
+          "-O2 -march=native -fPIC")  # fmt: skip
+
+
+def _digest(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _source_digest() -> str:
+    """Digest of the generator's own sources."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parent.parent / "hw").glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def chip_verilog(hardware: HardwareConfig) -> dict[str, str]:
+    """Verilog of the chip by module name; made once per configuration and generator."""
+    folder = build_root() / "verilog" / f"{hardware.name}-{hardware.digest()[:12]}-{_source_digest()}"
+    if not (folder / ".done").exists():
+        texts = emit(Chip(hardware=hardware))
+        write_verilog(texts, folder)
+        (folder / ".done").touch()
+    return {path.stem: path.read_text() for path in sorted(folder.glob("*.v"))}
+
+
+def write_verilog(texts: dict[str, str], folder: Path) -> None:
+    """One file per module; files of modules that no longer exist go away."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        temporary = folder / f".{name}.v.{os.getpid()}"
+        temporary.write_text(text)
+        temporary.replace(folder / f"{name}.v")
+    for path in folder.glob("*.v"):
+        if path.stem not in texts:
+            path.unlink()
+
+
+def build(
+    hardware: HardwareConfig, step: Callable[[str], None] = lambda text: None
+) -> ctypes.CDLL:
+    """The chip's simulator.
+
+    Parameters
+    ----------
+    hardware : HardwareConfig
+    step : callable
+        Told what happens next, for a progress display.
+
+    Raises
+    ------
+    TokenloomError
+        When Verilator or the C++ compiler fails; the message names the log.
+    """
+    step("generate Verilog")
+    texts = chip_verilog(hardware)
+    array, port = hardware.array, hardware.memory.port_bits
+    macros = {
+        "TL_COLUMNS": array.columns,
+        "TL_ROWS": array.rows,
+        "TL_PORT_BYTES": port // 8,
+        "TL_ADDR_BITS": 32 + (port // 8).bit_length() - 1,
+        "TL_UNITS": len(Unit),
+    }
+    defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
+    model = _digest(*texts.values(), *_SPEED, *VERILATOR_FLAGS)
+    folder = build_root() / "simulator" / f"{hardware.name}-{model}"
+    objects, done = folder / "obj", folder / ".done"
+    library = folder / f"libchip-{_digest(_HARNESS.read_text(), defines)}.so"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        env = os.environ | environment()
+        if not done.exists():
+            write_verilog(texts, folder / "rtl")
+            step("verilate")
+            _run(
+                [
+                    "verilator", "--cc", "--build-jobs", "2", "--top-module", "chip",
+                    "--prefix", "Vchip", "-Mdir", str(objects), *VERILATOR_FLAGS, *_SPEED,
+                    "--output-split", "20000", *map(str, sorted((folder / "rtl").glob("*.v"))),
+                ],  # fmt: skip
+                env,
+                folder / "verilate.log",
+            )
+            step("compile the simulator")
+            _run(
+                ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", "CFG_CXXFLAGS_PCH_I=-include",
+                 "OPT_FAST=-O2", "OPT_SLOW=-O1", "libVchip.a", "libverilated.a"],  # fmt: skip
+                env,
+                folder / "make.log",
+            )
+            done.touch()
+        if not library.exists():
+            root = env.get("VERILATOR_ROOT") or _system_root(env)
+            temporary = folder / f"libchip.{os.getpid()}.so"
+            _run(
+                ["g++", "-std=c++20", "-O2", "-march=native", "-fPIC", "-shared",
+                 *defines.split(), f"-I{objects}", f"-I{root}/include", f"-I{root}/include/vltstd",
+                 str(_HARNESS), str(objects / "libVchip.a"), str(objects / "libverilated.a"),
+                 "-lpthread", "-o", str(temporary)],  # fmt: skip
+                env,
+                folder / "link.log",
+            )
+            temporary.replace(library)
+    return ctypes.CDLL(str(library))
+
+
+def _system_root(env: dict[str, str]) -> str:
+    result = subprocess.run(
+        ["verilator", "--getenv", "VERILATOR_ROOT"], env=env, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return result.stdout.strip()
+
+
+def _run(command: list[str], env: dict[str, str], log: Path) -> None:
+    with open(log, "w") as out:
+        result = subprocess.run(command, env=env, stdout=out, stderr=subprocess.STDOUT)
+    if result.returncode:
+        tail = "\n".join(log.read_text().splitlines()[-20:])
+        raise TokenloomError(f"{command[0]} failed, see {log}:\n{tail}")

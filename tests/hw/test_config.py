@@ -1,0 +1,198 @@
+"""The hardware configuration: presets, overrides, and errors that say what is allowed."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from tokenloom.compiler.errors import ConfigError
+from tokenloom.hw import config
+from tokenloom.hw.config import HardwareConfig, load
+
+
+def changed(name="mini", **sections):
+    data = load(name).to_dict()
+    for key, value in sections.items():
+        data[key] = {**data[key], **value} if isinstance(value, dict) else value
+    return HardwareConfig.from_dict(data)
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_presets_load_and_waste_nothing(name):
+    hardware = load(name)
+    assert hardware.name == name
+    assert hardware.losses() == []
+    assert HardwareConfig.from_dict(hardware.to_dict()) == hardware
+
+
+def test_presets_are_there():
+    assert {"mini", "sim"} <= set(config.presets())
+
+
+def test_derived():
+    hardware = load("sim")
+    assert hardware.blocks_per_beat == 1
+    assert hardware.group_blocks == 32
+    assert hardware.macs == 16 * 2 * 32
+    assert hardware.width_blocks == 18
+    assert hardware.max_group == 3
+    assert hardware.head_blocks == 2
+    assert hardware.page_groups == 8
+    assert hardware.pages_per_slot == 16
+    assert hardware.slot_groups_max == 128
+
+
+def test_derived_of_odd_sizes():
+    hardware = changed(maxima={"width": 100, "ffn": 172, "head_size": 8, "positions": 65})
+    assert (hardware.width_blocks, hardware.ffn_blocks) == (4, 6)
+    assert (hardware.head_block, hardware.head_blocks) == (8, 1)
+    assert hardware.pages_per_slot == 2
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load("mini").norm_lanes = 8
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("array.columns=0", "1 to 256"),
+        ("array.columns=512", "1 to 256"),
+        ("array.columns=3", "divides array.columns = 3"),
+        ("array.lanes=48", "32, 64 or 128"),
+        ("array.rows=0", "1 to 16"),
+        ("array.rows=17", "all rows share one quantiser"),
+        ("array.drain=3", "a power of two"),
+        ("array.drain=4", "divides array.columns = 2"),
+        ("memory.port_bits=128", "256 or 512"),
+        ("memory.buffer_words=16", "power of two"),
+        ("memory.buffer_words=48", "power of two"),
+        ("memory.page_tokens=48", "multiple of array.lanes = 32"),
+        ("array.lanes=128", "multiple of array.lanes = 128"),
+        ("memory.page_tokens=512", "from 32 to 256"),
+        ("memory.pages=3", "to 65536"),
+        ("memory.slots=0", "1 or more"),
+        ("maxima.head_size=7", "even"),
+        ("maxima.head_size=258", "up to 256"),
+        ("maxima.kv_heads=3", "divisor of maxima.heads = 8"),
+        ("maxima.layers=0", "1 or more"),
+        ("norm_lanes=12", "8, 16 or 32"),
+        ("acc_bits=48", "64, because"),
+        ("board.clock_mhz=0", "above 0"),
+    ],
+)
+def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
+    with pytest.raises(ConfigError, match=allowed.replace("(", r"\(")) as caught:
+        load("mini", [override])
+    assert "because" in str(caught.value)
+
+
+def test_impossible_override_is_named():
+    with pytest.raises(ConfigError, match=r"^-P array\.lanes=48: array\.lanes = 48 is impossible"):
+        load("mini", ["array.lanes=48"])
+
+
+def test_overrides():
+    hardware = load("mini", ["array.rows=4", "board.clock_mhz = 250", "name=other"])
+    assert hardware.array.rows == 4
+    assert hardware.board.clock_mhz == 250.0
+    assert isinstance(hardware.board.clock_mhz, float)
+    assert hardware.name == "other"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("array.colums=4", r"unknown key array\.colums \(did you mean columns\?\); allowed: col"),
+        ("arry.columns=4", r"unknown key arry \(did you mean array\?\); allowed: name, array"),
+        ("columns=4", r"unknown key columns; allowed: name, array"),
+        ("name.x=4", r"unknown key name"),
+        ("array.columns.x=4", r"unknown key array\.columns"),
+        ("array.columns", "key=value"),
+        ("=4", "key=value"),
+        ("array.columns=four", r"has to be a whole number, not 'four'"),
+        ("array.columns=4.0", r"has to be a whole number, not 4\.0"),
+        ("array.columns=true", r"has to be a whole number, not True"),
+        ("array=4", r"array has to be a section, not 4"),
+        ("board.clock_mhz=fast", r"has to be a number, not 'fast'"),
+        ("board.name=4", r"has to be a text, not 4"),
+    ],
+)
+def test_wrong_overrides(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load("mini", [override])
+    assert str(caught.value).startswith(f"-P {override}: ")
+
+
+def mini_text():
+    return (config._PRESETS / "mini.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "message"),
+    [
+        ("columns = 2", "  colums = 2", "6:3", r"unknown key array\.colums"),
+        ("columns = 2", 'columns = "2"', "6:1", r"array\.columns has to be a whole number"),
+        ("columns = 2", "columns = 3", "9:1", r"array\.drain = 2 is impossible"),
+        ("[array]", "[ary]", "5:2", r"unknown key ary"),
+        ("columns = 2\n", "", "5:2", r"the key array\.columns is missing"),
+        ("norm_lanes = 16\n", "", None, "the key norm_lanes is missing"),
+    ],
+)
+def test_errors_in_a_file_name_the_place(tmp_path, old, new, place, message):
+    path = tmp_path / "mine.toml"
+    text = mini_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}:{place}: " if place else f"{path}: ")
+
+
+def test_file_that_is_no_toml(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("name = \n")
+    with pytest.raises(ConfigError, match="not a TOML file.*line 1"):
+        load(path)
+
+
+def test_missing_presets():
+    with pytest.raises(ConfigError, match="'u281' is no hardware preset; there are mini, sim"):
+        load("u281")
+    with pytest.raises(ConfigError, match="nowhere/x.toml: there is no such hardware file"):
+        load("nowhere/x.toml")
+
+
+SHAPE = SimpleNamespace(
+    width=64, ffn=172, heads=8, kv_heads=4, head_size=8, vocab=512, positions=4096, layers=5
+)
+
+
+def test_maxima_from_a_model():
+    hardware = load("mini", maxima_from=SHAPE)
+    assert hardware.maxima.ffn == 172
+    assert hardware.maxima.positions == 512  # the preset's, which is shorter
+    assert load("mini", ["maxima.ffn=192"], SHAPE).maxima.ffn == 192
+    with pytest.raises(ConfigError, match=r"array\.rows = 16 is impossible: allowed is 1 to 8"):
+        load("mini", ["array.rows=16"], SHAPE)
+
+
+def test_check_model():
+    load("mini").check_model(SHAPE)
+    with pytest.raises(ConfigError, match="big does not fit hardware 'mini': its ffn is 1000"):
+        load("mini").check_model(SimpleNamespace(**{**vars(SHAPE), "ffn": 1000}), "big")
+    with pytest.raises(ConfigError, match="8 query heads per KV head"):
+        load("mini").check_model(SimpleNamespace(**{**vars(SHAPE), "kv_heads": 1}))
+
+
+def test_losses():
+    losses = load("mini", ["array.columns=8"]).losses()
+    assert len(losses) == 1
+    assert "array.columns = 8" in losses[0]
+
+
+def test_digest():
+    assert load("mini").digest() == load("mini").digest()
+    assert load("mini").digest() != load("mini", ["array.rows=1"]).digest()
+    assert load("mini", ["board.clock_mhz=100"]).digest() == load("mini").digest()
