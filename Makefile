@@ -17,6 +17,9 @@ LINKS := build/ns/tokenloom
 # What differs from pyproject's defaults belongs on the command line: `make test ARGS="-k array"`.
 ARGS ?=
 
+# Only a whole table is written to the documentation.
+BENCH_OUT = $(if $(findstring --only,$(ARGS)),,--markdown docs/benchmarks.md)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run test generate sim lint bench verify clean
 .DELETE_ON_ERROR:
@@ -49,7 +52,7 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	@MYPYPATH=build/ns $(BIN)/python -m mypy
 
 bench: $(STAMP) ## Measure every figure of docs/benchmarks.md
-	@$(BIN)/tokenloom bench --json build/bench.json $(ARGS)
+	@$(BIN)/tokenloom bench --json build/bench.json $(BENCH_OUT) $(ARGS)
 
 verify: lint test ## Check style, types and every test
 

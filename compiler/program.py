@@ -115,9 +115,7 @@ class _Regions:
         self.end = self.query + shape.kv_heads * self.slots * self.key_blocks
 
 
-def compile_program(
-    model: QuantModel, image: MemoryImage, hardware: HardwareConfig
-) -> Program:
+def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareConfig) -> Program:
     """Write the program of `model` for `hardware`.
 
     Raises
@@ -139,8 +137,8 @@ def compile_program(
     sizes = [min(BLOCK, shape.head_size - BLOCK * b) for b in range(dim_blocks)]
     if dim_blocks > 1 and any(size % columns for size in sizes):
         raise ModelError(
-            f"{shape.name}: a head of {shape.head_size} on {columns} columns; allowed: columns that "
-            f"divide every block of {BLOCK} dims, because a tile of V lies in one block"
+            f"{shape.name}: a head of {shape.head_size} on {columns} columns; allowed: columns "
+            f"that divide every block of {BLOCK} dims, because a tile of V lies in one block"
         )
 
     def norm(name: str, gain: list[int], floor: int, wait: dict[Unit, int], tail: bool) -> int:
@@ -231,8 +229,12 @@ def compile_program(
                 softmax_ops.append(
                     (
                         build.add(
-                            Unit.SOFTMAX, f"layer {number} softmax of kv head {head} block {b}",
-                            wait, block=b, scores=parity, parity=softmax_done & 1,
+                            Unit.SOFTMAX,
+                            f"layer {number} softmax of kv head {head} block {b}",
+                            wait,
+                            block=b,
+                            scores=parity,
+                            parity=softmax_done & 1,
                         ),  # fmt: skip
                         softmax_done & 1,
                     )
@@ -317,5 +319,3 @@ def compile_program(
         gains=gains,
         frequencies=[int(f) for f in model.freq],
     )
-
-

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.jsonfile import write_json
+from tokenloom.host.jsonfile import write_json, write_text
 
 __all__ = ["cli", "common_options", "main"]
 
@@ -101,6 +101,210 @@ def eval_command(
         f"{result['tokens']} tokens: perplexity {result['ppl_float']:.4f} float64, "
         f"{result['ppl_golden']:.4f} golden ({100 * (result['ratio'] - 1):+.2f} %)"
     )
+
+
+@cli.command("run")
+@common_options
+@click.option("--prompt", required=True, metavar="TEXT", help="What the model answers.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is: no chat template.")
+@click.option("--ignore-eos", is_flag=True, help="Go on behind the end of the text.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Most tokens to generate.",
+)
+@click.option(
+    "--memory",
+    default="ideal",
+    show_default=True,
+    metavar="NAME",
+    help="Memory of the simulated board; only 'ideal' exists.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["golden", "verilator"]),
+    default="verilator",
+    show_default=True,
+    help="The simulated Verilog, or the golden model in its place.",
+)
+@click.option(
+    "--check/--no-check",
+    default=False,
+    show_default=True,
+    help="Compare every logit and token with the golden model afterwards.",
+)
+def run_command(
+    model: str,
+    board: str,
+    overrides: tuple[str, ...],
+    json_file: Path | None,
+    prompt: str,
+    raw: bool,
+    ignore_eos: bool,
+    max_tokens: int,
+    memory: str,
+    device: str,
+    check: bool,
+) -> None:
+    """Let the generated chip answer a prompt, simulated by Verilator."""
+    from tokenloom.host.commands.run import run, show
+
+    def emit(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    result = run(
+        model=model,
+        board=board,
+        overrides=overrides,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        raw=raw,
+        ignore_eos=ignore_eos,
+        memory=memory,
+        device=device,
+        check=check,
+        emit=emit,
+    )
+    show(result)
+    if json_file is not None:
+        write_json(json_file, result)
+    if result["golden_match"] is False:
+        click.echo(f"error: {result['difference']}", err=True)
+        sys.exit(1)
+
+
+@cli.command("generate")
+@common_options
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder for the Verilog, one file per module.",
+)
+def generate_command(
+    model: str, board: str, overrides: tuple[str, ...], json_file: Path | None, out: Path
+) -> None:
+    """Write the chip's Verilog, one file per module."""
+    from tokenloom.host.commands.generate import generate
+
+    result = generate(model=model, board=board, overrides=overrides, out=out)
+    if json_file is not None:
+        write_json(json_file, result)
+    click.echo(f"{result['files']} files, {result['bytes']:,} bytes in {out}")
+
+
+@cli.command("schedule")
+@common_options
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of the pass."
+)
+@click.option(
+    "--pos",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Position of its first row.",
+)
+@click.option(
+    "--sample/--no-sample",
+    default=True,
+    show_default=True,
+    help="Whether the pass computes logits, as all but the first ones of a prompt do.",
+)
+@click.option("--measure", is_flag=True, help="Measure the same pass in the simulated chip.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The trace, for ui.perfetto.dev; a microsecond is a belt cycle.",
+)
+def schedule_command(
+    model: str,
+    board: str,
+    overrides: tuple[str, ...],
+    json_file: Path | None,
+    rows: int,
+    pos: int,
+    sample: bool,
+    measure: bool,
+    out: Path,
+) -> None:
+    """Predict when each operation of a pass starts and ends."""
+    from tokenloom.host.commands.schedule import schedule
+
+    result, trace = schedule(
+        model=model,
+        board=board,
+        overrides=overrides,
+        rows=rows,
+        pos=pos,
+        sample=sample,
+        measure=measure,
+    )
+    write_json(out, trace)
+    if json_file is not None:
+        write_json(json_file, result)
+    click.echo(
+        f"{result['operations']} operations in {result['cycles']:,} belt cycles, array busy "
+        f"{result['array_busy']:.1%} (predicted); trace in {out}"
+    )
+    if result["equal"]:
+        click.echo("measured: the first and last cycle of every operation are as predicted")
+    elif result["equal"] is False:
+        first = result["differences"][0]
+        click.echo(
+            f"error: {len(result['differences'])} operations are not as predicted, the first "
+            f"being {first['unit']} {first['name']!r}: predicted {first['predicted']}, measured "
+            f"{first['measured']}",
+            err=True,
+        )
+        sys.exit(1)
+
+
+@cli.command("bench")
+@click.option("--only", multiple=True, metavar="NAME", help="Only this row; may be repeated.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the rows to FILE.",
+)
+@click.option(
+    "--markdown",
+    "markdown_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the whole table to FILE.",
+)
+def bench_command(
+    only: tuple[str, ...], json_file: Path | None, markdown_file: Path | None
+) -> None:
+    """Measure every figure of docs/benchmarks.md; models and boards are part of the figures."""
+    from tokenloom.host.commands.bench import bench, markdown
+
+    if only and markdown_file is not None:
+        raise click.UsageError("--markdown writes the whole table; leave out --only")
+
+    def told(rows: list[dict[str, Any]]) -> None:
+        if json_file is not None:
+            write_json(json_file, rows)
+        last = rows[-1]
+        ok = {True: "ok", False: "NOT OK", None: "-"}[last["ok"]]
+        value = "-" if last["value"] is None else f"{last['value']:,} {last['unit']}"
+        click.echo(f"{last['name']}: {value} (target {last['target'] or 'none'}): {ok}")
+        click.echo(f"    {last['how']}")
+
+    rows = bench(only, told)
+    if markdown_file is not None:
+        write_text(markdown_file, markdown(rows))
+    if any(entry["ok"] is False for entry in rows):
+        sys.exit(1)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""JSON files that are either whole or not there."""
+"""Files that are either whole or not there."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenloom.compiler.errors import TokenloomError
 
-__all__ = ["write_json"]
+__all__ = ["write_json", "write_text"]
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -19,8 +19,18 @@ def write_json(path: str | Path, data: Any) -> None:
     TokenloomError
         If the file cannot be written.
     """
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text: to a temporary file beside the target first, then renamed onto it.
+
+    Raises
+    ------
+    TokenloomError
+        If the file cannot be written.
+    """
     path = Path(path)
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["console", "counter", "step", "track"]
+__all__ = ["console", "counter", "step", "steps", "track"]
 
 Item = TypeVar("Item")
 
@@ -42,6 +42,18 @@ def step(title: str) -> Iterator[None]:
     else:
         yield
     out.print(f"{title}: {time.monotonic() - start:.1f} s", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Show steps one after the other: call what it gives with the title of the next one."""
+    with ExitStack() as current:
+
+        def begin(title: str) -> None:
+            current.close()
+            current.enter_context(step(title))
+
+        yield begin
 
 
 @contextmanager

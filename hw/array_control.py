@@ -182,9 +182,9 @@ class ArrayControl(Block):
         # A fresh instruction.
         fresh_attention = fresh.kind != Kind.MATMUL
         fresh_slots = Mux(fresh_attention, self.slot_groups, 1)
-        fresh_hold = Mux(
-            fresh_attention, self.slot_groups * Const(self._c // self._w, 8), self._c
-        ) - 1
+        fresh_hold = (
+            Mux(fresh_attention, self.slot_groups * Const(self._c // self._w, 8), self._c) - 1
+        )
         with m.If(self.issue):
             m.d.sync += [
                 active.eq(1),
@@ -216,9 +216,7 @@ class ArrayControl(Block):
             now.op.eq(op_id),
         ]
         with m.If(values):
-            m.d.comb += now.x_addr.eq(
-                Cat(beat[: self._beat_bits], slot, op.parity)
-            )
+            m.d.comb += now.x_addr.eq(Cat(beat[: self._beat_bits], slot, op.parity))
         with m.Elif(keys):
             m.d.comb += now.x_addr.eq(op.x_base + slot * self.key_blocks + beat)
         with m.Else():
@@ -338,9 +336,7 @@ class ArrayControl(Block):
             set_row("select", r, select)
             ends_word = Const(1, 1) if self._w == 1 else select == self._w - 1
             set_row("step", r, shown.run & (shown.attention | ends_word))
-            index = shown.tile * self._c + Mux(
-                shown.attention, shown.phase * self._w, shown.phase
-            )
+            index = shown.tile * self._c + Mux(shown.attention, shown.phase * self._w, shown.phase)
             is_keys = op.kind == Kind.KEYS
             set_row("out_index", r, index)
             set_row(

@@ -156,9 +156,7 @@ class Attention(Block):
 
         buffers, saturated = [], []
         for r in range(self._r):
-            scores = Scores(
-                drain=self._w, slot_groups=self._slots, tokens_max=self._tokens
-            )
+            scores = Scores(drain=self._w, slot_groups=self._slots, tokens_max=self._tokens)
             softmax = Softmax(
                 drain=self._w,
                 slot_groups=self._slots,
@@ -280,9 +278,7 @@ class Attention(Block):
             wraps = at_dim + self._w == self.head_size
             m.d.comb += [
                 next_dim.eq(Mux(wraps, 0, at_dim + self._w)),
-                next_head.eq(
-                    Mux(wraps, Mux(at_head + 1 == self.group, 0, at_head + 1), at_head)
-                ),
+                next_head.eq(Mux(wraps, Mux(at_head + 1 == self.group, 0, at_head + 1), at_head)),
             ]
             at_head, at_dim = next_head, next_dim
 

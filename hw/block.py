@@ -44,6 +44,8 @@ class Block(wiring.Component):
     """
 
     belt: ClassVar[bool] = True
+    # Amaranth: no complaint about a block that was refused, or measured but never emitted.
+    _MustUse__silence = True
     module_name: str
 
     def __init__(self, signature: Any, *, params: tuple[Any, ...] = ()) -> None:
@@ -103,7 +105,6 @@ def instance(block: Block, *, en: Value | None = None) -> Elaboratable:
 
     The parent connects to the block's own port signals.
     """
-    block._MustUse__silence = True
     return _Placed(block, en)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
-from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block, instance
@@ -188,9 +187,7 @@ class Chip(Block):
             control.release_ready.eq(pages.release_ready),
             # Both look up pages of the one sequence in this pass, at different times.
             pages.lookup_slot.eq(control.begin_slot),
-            pages.lookup_index.eq(
-                Mux(control.lookup_use, control.lookup_index, tape.lookup_page)
-            ),
+            pages.lookup_index.eq(Mux(control.lookup_use, control.lookup_index, tape.lookup_page)),
             control.lookup_page.eq(pages.lookup_page),
             core.cfg_we.eq(cfg_we),
             core.cfg_sel.eq(cfg_sel),
@@ -306,9 +303,7 @@ class Chip(Block):
         m.d.comb += [reader.cmd_valid.eq(accepted) for reader in readers]
 
         # K and V.
-        writer = KvWriter(
-            columns=c_count, port_bits=port, page_tokens=memory.page_tokens, depth=32
-        )
+        writer = KvWriter(columns=c_count, port_bits=port, page_tokens=memory.page_tokens, depth=32)
         m.submodules.kv_writer = instance(writer)
         page_shift = memory.page_tokens.bit_length() - 1
         position = control.pos + core.kv_row
@@ -371,8 +366,7 @@ class Chip(Block):
         ]
         m.d.sync += [
             en.eq(
-                (control.active & ~stall_tape & ~stall_row & ~stall_kv & ~self.hold)
-                | self.cfg_we
+                (control.active & ~stall_tape & ~stall_row & ~stall_kv & ~self.hold) | self.cfg_we
             ),
             self.stall_tape.eq(stall_tape),
             self.stall_row.eq(stall_row & ~stall_tape),

@@ -308,9 +308,7 @@ class Core(Block):
                 lane.key_blocks.eq(model.key_blocks),
                 lane.rows_used.eq(self.rows_used),
                 lane.pos.eq(self.pos + r),
-                lane.in_valid.eq(
-                    embeds | (control.out_valid[r] & (op.kind == Kind.MATMUL))
-                ),
+                lane.in_valid.eq(embeds | (control.out_valid[r] & (op.kind == Kind.MATMUL))),
                 lane.in_acc.eq(
                     Mux(embeds, embedding.out_acc, array.acc.word_select(r, ACC_BITS).as_signed())
                 ),
@@ -468,5 +466,3 @@ class Core(Block):
             self.saturated.eq(Cat(saturated).any()),
         ]
         return m
-
-

@@ -138,9 +138,9 @@ class DotElement(Block):
         x_shift = field(self.x_shift, X_SHIFT_BITS)
         mant = field(self.w_mant, MANT_BITS).as_signed()
         shift = field(self.w_shift, SHIFT_BITS) + x_shift
-        minimum = field(self.x_sum, SUM_BITS).as_signed() * field(
-            self.w_min_mant, MANT_BITS
-        ).as_signed()
+        minimum = (
+            field(self.x_sum, SUM_BITS).as_signed() * field(self.w_min_mant, MANT_BITS).as_signed()
+        )
         min_shift = field(self.w_min_shift, SHIFT_BITS) + x_shift
 
         for stage in (0, 1):

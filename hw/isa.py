@@ -142,9 +142,12 @@ def pack(layout: data.StructLayout, values: Mapping[str, object]) -> int:
         elif isinstance(field.shape, data.ArrayLayout):
             bits = 0
             width = field.shape.elem_shape
-            for i, item in enumerate(value):  # type: ignore[arg-type]
+            items: list[int] = list(value)  # type: ignore[call-overload]
+            for i, item in enumerate(items):
                 if not 0 <= item < 1 << width:
-                    raise ValueError(f"field {name!r}[{i}] is {item}; allowed: 0..{(1 << width) - 1}")
+                    raise ValueError(
+                        f"field {name!r}[{i}] is {item}; allowed: 0..{(1 << width) - 1}"
+                    )
                 bits |= item << (width * i)
         else:
             bits = int(value)  # type: ignore[call-overload]

@@ -147,9 +147,7 @@ class PassControl(Block):
         chosen = Array(self.tokens.word_select(r, vocab_bits) for r in range(self._r))[
             self.rows_used - 1
         ]
-        ended = Cat(
-            eos_used[i] & (eos.word_select(i, 32) == chosen) for i in range(EOS_IDS)
-        ).any()
+        ended = Cat(eos_used[i] & (eos.word_select(i, 32) == chosen) for i in range(EOS_IDS)).any()
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += self.req_ready.eq(1)

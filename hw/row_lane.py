@@ -190,9 +190,7 @@ class RowLane(Block):
             ),
             rope_tag.bank.eq(Mux(is_query, slot[:row_bits] if row_bits else 0, self.row)),
             rope_tag.addr.eq(
-                tag.y_base
-                + (group * self._slots + (slot >> row_bits)) * self.key_blocks
-                + dim[5:]
+                tag.y_base + (group * self._slots + (slot >> row_bits)) * self.key_blocks + dim[5:]
             ),
             rope_tag.last.eq(tag.last),
             rope_tag.floor.eq(tag.floor),
@@ -235,8 +233,6 @@ class RowLane(Block):
             self.block_valid.eq(collector.out_valid),
             self.block_values.eq(collector.out_values),
             self.block_tag.eq(collector.out_tag),
-            self.saturated.eq(
-                drain.out_saturated | rope.out_saturated | swiglu.out_saturated
-            ),
+            self.saturated.eq(drain.out_saturated | rope.out_saturated | swiglu.out_saturated),
         ]
         return m

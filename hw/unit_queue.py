@@ -62,9 +62,7 @@ class UnitQueue(Block):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.program = memory = Memory(
-            shape=self._layout.size, depth=self._depth, init=[]
-        )
+        m.submodules.program = memory = Memory(shape=self._layout.size, depth=self._depth, init=[])
         write, read = memory.write_port(), memory.read_port()
         m.d.comb += [
             write.en.eq(self.cfg_we),

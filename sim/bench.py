@@ -1,7 +1,8 @@
 """Runs a block in Verilator under cocotb (through cocotb-test).
 
 A test file holds both the cocotb test functions and the pytest function that calls `run_block`;
-builds are shared by content, so a block that did not change is not compiled again.
+builds are shared by content, so a block that did not change is not compiled again. Verilator's own
+runtime, which takes longer to compile than any block, is compiled once for all of them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import hashlib
 import json
 import os
 import random
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cocotb
 import cocotb_test.simulator
 
 from tokenloom.hw.block import Block, emit
-from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
+from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment, verilator_root
 
 __all__ = ["parameters", "run_block", "seeded"]
 
@@ -33,6 +38,43 @@ def parameters() -> dict[str, Any]:
     """Inside a cocotb test: what `run_block` was given as `parameters`."""
     result: dict[str, Any] = json.loads(os.environ.get("TOKENLOOM_BENCH", "{}"))
     return result
+
+
+def _digest(*parts: Iterable[str]) -> str:
+    content = "\0".join(text for part in (*parts, VERILATOR_FLAGS) for text in part)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Create `folder` and hold it: two test processes may want the same build at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _with_runtime(folder: Path, build: dict[str, Any]) -> None:
+    """Put the object files of Verilator's runtime into a block's new build folder.
+
+    The first block to be built compiles them; make takes copies for up to date. (`verilator.o`,
+    cocotb's main program, knows the block's own class and is no part of this.)
+    """
+    if folder.exists():
+        return
+    program = verilator_root() or shutil.which("verilator")
+    key = _digest([str(program), str(Path(str(program)).stat().st_mtime), cocotb.__file__])
+    runtime = build_root() / "bench" / f"runtime-{key}"
+    with _locked(runtime):
+        if not (runtime / ".done").exists():
+            cocotb_test.simulator.run(module="", compile_only=True, **build)
+            for path in folder.glob("verilated*.o"):
+                shutil.copyfile(path, runtime / path.name)
+            (runtime / ".done").touch()
+            return
+    folder.mkdir()
+    for path in runtime.glob("*.o"):
+        shutil.copyfile(path, folder / path.name)
 
 
 def run_block(block: Block, module: str, *, parameters: dict[str, Any] | None = None) -> None:
@@ -54,13 +96,8 @@ def run_block(block: Block, module: str, *, parameters: dict[str, Any] | None = 
     """
     texts = emit(block)
     names = sorted(texts)
-    content = "\0".join([*names, *(texts[name] for name in names), *VERILATOR_FLAGS])
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    folder = build_root() / "bench" / f"{block.module_name}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        # Two test processes may want the same build at once.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = build_root() / "bench" / f"{block.module_name}-{_digest(names, texts.values())}"
+    with _locked(folder):
         sources = []
         for name, text in texts.items():
             path = folder / f"{name}.v"
@@ -72,14 +109,15 @@ def run_block(block: Block, module: str, *, parameters: dict[str, Any] | None = 
         env["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
         # cocotb-test looks for the simulator in this process's own environment.
         os.environ.update({k: env[k] for k in ("PATH", "VERILATOR_ROOT") if k in env})
-        cocotb_test.simulator.run(
-            simulator="verilator",
-            toplevel=block.module_name,
-            verilog_sources=sources,
-            module=module,
-            sim_build=str(folder / "sim"),
-            extra_args=list(VERILATOR_FLAGS),
-            make_args=["-j2", "CFG_CXXFLAGS_PCH_I=-include"],
-            extra_env=env,
-            timescale="1ns/1ps",
-        )
+        build: dict[str, Any] = {
+            "simulator": "verilator",
+            "toplevel": block.module_name,
+            "verilog_sources": sources,
+            "sim_build": str(folder / "sim"),
+            "extra_args": list(VERILATOR_FLAGS),
+            "make_args": ["-j2", "CFG_CXXFLAGS_PCH_I=-include"],
+            "extra_env": env,
+            "timescale": "1ns/1ps",
+        }
+        _with_runtime(folder / "sim", build)
+        cocotb_test.simulator.run(module=module, **build)

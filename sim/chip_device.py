@@ -1,4 +1,4 @@
-"""The verilated chip as a device: load a model, send a prompt, get tokens, logits and the record."""
+"""The verilated chip as a device: load a model, send a prompt, get tokens, logits and record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ _PASS = np.dtype(
     + [
         (name, "<i8")
         for name in (
-            "elapsed", "scheduled", "stall_tape", "stall_row", "stall_kv", "stall_other", "beats",
+            "elapsed",
+            "scheduled",
+            "stall_tape",
+            "stall_row",
+            "stall_kv",
+            "stall_other",
+            "beats",
             "saturated",
         )  # fmt: skip
     ]
@@ -190,9 +196,7 @@ class ChipDevice:
             )
         tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
         ends = (ctypes.c_uint32 * max(1, len(eos)))(*eos)
-        self._library.tl_request(
-            self._chip, tokens, len(prompt), new, slot, ends, len(eos)
-        )
+        self._library.tl_request(self._chip, tokens, len(prompt), new, slot, ends, len(eos))
         token = ctypes.c_uint32()
         while True:
             status = self._library.tl_run(
@@ -219,21 +223,15 @@ class ChipDevice:
             for r in range(row["rows"]):
                 size = self._library.tl_logits(self._chip, r, None)
                 if size != logits.shape[1]:
-                    raise TokenloomError(
-                        f"row {r} gave {size} logits; expected {logits.shape[1]}"
-                    )
-                self._library.tl_logits(
-                    self._chip, r, logits[r].ctypes.data_as(ctypes.c_void_p)
-                )
+                    raise TokenloomError(f"row {r} gave {size} logits; expected {logits.shape[1]}")
+                self._library.tl_logits(self._chip, r, logits[r].ctypes.data_as(ctypes.c_void_p))
         return PassRecord(
             rows=int(row["rows"]),
             pos=int(row["pos"]),
             sample=bool(row["sample"]),
             elapsed=int(row["elapsed"]),
             scheduled=int(row["scheduled"]),
-            stalls={
-                name: int(row["stall_" + name]) for name in ("tape", "row", "kv", "other")
-            },
+            stalls={name: int(row["stall_" + name]) for name in ("tape", "row", "kv", "other")},
             beats=int(row["beats"]),
             saturated=int(row["saturated"]),
             logits=logits,

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "Vchip.h"
+#include "Vchip.h"  // the simulator's top: the chip with its inputs registered
 #include "verilated.h"
 
 namespace {
@@ -75,6 +75,7 @@ struct Chip {
         top.rst = 1;
         for (int i = 0; i < 4; i++) edge();
         top.rst = 0;
+        for (int i = 0; i < 2; i++) edge();
         top.ar_ready = (1ull << C) - 1;
         top.w_ready = (1ull << C) - 1;
     }
@@ -82,11 +83,20 @@ struct Chip {
     ~Chip() { top.final(); }
 
     void edge() {
+        rise();
+        fall();
+    }
+
+    void rise() {
         top.clk = 1;
         top.eval();
+        cycles++;
+    }
+
+    // Inputs set since the rising edge settle here.
+    void fall() {
         top.clk = 0;
         top.eval();
-        cycles++;
     }
 
     uint8_t* at(int c, uint64_t address) {
@@ -130,7 +140,7 @@ struct Chip {
         }
         bool prompt_taken = top.prompt_valid && top.prompt_ready;
         bool request_taken = top.req_valid && top.req_ready;
-        edge();
+        rise();
         for (int c = 0; c < C; c++) {
             if (!reads[c].empty() && !answering[c]) {
                 const uint8_t* from = at(c, reads[c].front().address);
@@ -151,7 +161,7 @@ struct Chip {
         if (top.prompt_valid) top.prompt_token = prompt[prompt_at];
         if (request_taken) top.req_valid = 0;
         top.hold = hold();
-        top.eval();
+        fall();
     }
 
     bool hold() {
@@ -235,8 +245,7 @@ void tl_config(Chip* chip, int select, int address, const uint32_t* words) {
     set_words(top.cfg_data, 0, words, 16);
     chip->cycle();
     top.cfg_we = 0;
-    chip->cycle();
-    chip->cycle();
+    for (int i = 0; i < 3; i++) chip->cycle();
 }
 
 void tl_hold(Chip* chip, int mode, uint64_t argument) {

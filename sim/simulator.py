@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from amaranth.lib.wiring import In
+
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.hw.block import emit
 from tokenloom.hw.chip import Chip
@@ -20,8 +22,11 @@ from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 __all__ = ["build", "chip_verilog", "write_verilog"]
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
-_SPEED = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-CFLAGS",
-          "-O2 -march=native -fPIC")  # fmt: skip
+_SPEED = (
+    *"-O3 --x-assign fast --x-initial fast --noassert -CFLAGS".split(),
+    "-O2 -march=native -fPIC",
+)
+_MAKE = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O2", "OPT_SLOW=-O1")
 
 
 def _digest(*parts: str) -> str:
@@ -41,12 +46,43 @@ def _source_digest() -> str:
 
 def chip_verilog(hardware: HardwareConfig) -> dict[str, str]:
     """Verilog of the chip by module name; made once per configuration and generator."""
-    folder = build_root() / "verilog" / f"{hardware.name}-{hardware.digest()[:12]}-{_source_digest()}"
+    name = f"{hardware.name}-{hardware.digest()[:12]}-{_source_digest()}"
+    folder = build_root() / "verilog" / name
     if not (folder / ".done").exists():
         texts = emit(Chip(hardware=hardware))
         write_verilog(texts, folder)
         (folder / ".done").touch()
     return {path.stem: path.read_text() for path in sorted(folder.glob("*.v"))}
+
+
+# Inputs that reach the chip through a register: logic that hangs on an input directly is evaluated
+# twice per cycle, and almost everything hangs on the reset.
+_REGISTERED = {
+    "rst", "cfg_we", "cfg_sel", "cfg_addr", "cfg_data", "r_valid", "r_data", "b_valid", "hold",
+    "ar_ready", "w_ready",
+}  # fmt: skip
+
+
+def _bench_top(hardware: HardwareConfig) -> str:
+    """Verilog of the simulator's top: the chip behind a register per input."""
+    chip = Chip(hardware=hardware)
+    chip._MustUse__silence = True
+    ports = {"clk": (1, In), "rst": (1, In)}
+    ports |= {name: (len(value), flow) for name, (value, flow) in chip.flat_ports().items()}
+    declared, registers, clocked, connected = [], [], [], []
+    for name, (width, flow) in ports.items():
+        span = f"[{width - 1}:0] " if width > 1 else ""
+        declared.append(f"  {'input' if flow is In else 'output'} wire {span}{name}")
+        inner = name
+        if name in _REGISTERED:
+            inner = f"{name}_q"
+            registers.append(f"  reg {span}{inner} = 0;")
+            clocked.append(f"    {inner} <= {name};")
+        connected.append(f"    .{name}({inner})")
+    return "\n".join(
+        ["module bench_top(", ",\n".join(declared), ");", *registers, "  always @(posedge clk) begin",
+         *clocked, "  end", "  chip chip (", ",\n".join(connected), "  );", "endmodule", ""]
+    )  # fmt: skip
 
 
 def write_verilog(texts: dict[str, str], folder: Path) -> None:
@@ -88,6 +124,7 @@ def build(
         "TL_UNITS": len(Unit),
     }
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
+    texts = texts | {"bench_top": _bench_top(hardware)}
     model = _digest(*texts.values(), *_SPEED, *VERILATOR_FLAGS)
     folder = build_root() / "simulator" / f"{hardware.name}-{model}"
     objects, done = folder / "obj", folder / ".done"
@@ -99,44 +136,30 @@ def build(
         if not done.exists():
             write_verilog(texts, folder / "rtl")
             step("verilate")
-            _run(
-                [
-                    "verilator", "--cc", "--build-jobs", "2", "--top-module", "chip",
-                    "--prefix", "Vchip", "-Mdir", str(objects), *VERILATOR_FLAGS, *_SPEED,
-                    "--output-split", "20000", *map(str, sorted((folder / "rtl").glob("*.v"))),
-                ],  # fmt: skip
-                env,
-                folder / "verilate.log",
-            )
+            command = "verilator --cc --build-jobs 2 --top-module chip --prefix Vchip".split()
+            command += ["-Mdir", str(objects), *VERILATOR_FLAGS, *_SPEED, "--output-split", "20000"]
+            sources = sorted((folder / "rtl").glob("*.v"))
+            _run([*command, *map(str, sources)], env, folder / "verilate.log")
             step("compile the simulator")
-            _run(
-                ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", "CFG_CXXFLAGS_PCH_I=-include",
-                 "OPT_FAST=-O2", "OPT_SLOW=-O1", "libVchip.a", "libverilated.a"],  # fmt: skip
-                env,
-                folder / "make.log",
-            )
+            command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *_MAKE]
+            _run([*command, "libVchip.a", "libverilated.a"], env, folder / "make.log")
             done.touch()
         if not library.exists():
             root = env.get("VERILATOR_ROOT") or _system_root(env)
             temporary = folder / f"libchip.{os.getpid()}.so"
-            _run(
-                ["g++", "-std=c++20", "-O2", "-march=native", "-fPIC", "-shared",
-                 *defines.split(), f"-I{objects}", f"-I{root}/include", f"-I{root}/include/vltstd",
-                 str(_HARNESS), str(objects / "libVchip.a"), str(objects / "libverilated.a"),
-                 "-lpthread", "-o", str(temporary)],  # fmt: skip
-                env,
-                folder / "link.log",
-            )
+            command = "g++ -std=c++20 -O2 -march=native -fPIC -shared".split()
+            command += [*defines.split(), f"-I{objects}"]
+            command += [f"-I{root}/include", f"-I{root}/include/vltstd", str(_HARNESS)]
+            command += [str(objects / "libVchip.a"), str(objects / "libverilated.a"), "-lpthread"]
+            _run([*command, "-o", str(temporary)], env, folder / "link.log")
             temporary.replace(library)
     return ctypes.CDLL(str(library))
 
 
 def _system_root(env: dict[str, str]) -> str:
-    result = subprocess.run(
-        ["verilator", "--getenv", "VERILATOR_ROOT"], env=env, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    return result.stdout.strip()
+    command = ["verilator", "--getenv", "VERILATOR_ROOT"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _run(command: list[str], env: dict[str, str], log: Path) -> None:

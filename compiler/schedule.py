@@ -1,0 +1,229 @@
+"""Predicts in which belt cycle every operation of a pass starts and ends.
+
+The recurrence is the hardware's: each unit plays its queue in order; an instruction is issued in
+the first cycle in which it is at the head, its unit is ready, and every operation it waits for has
+finished. Cycle 0 is the one in which the pass restarts the queues. Latencies and durations are the
+blocks' own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenloom.compiler.program import Instruction, Program
+from tokenloom.compiler.quantise import QuantModel
+from tokenloom.hw.array_control import ArrayControl
+from tokenloom.hw.attention import Attention
+from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.core import EDGE
+from tokenloom.hw.embedding import Embedding
+from tokenloom.hw.isa import Dest, Kind, Unit
+from tokenloom.hw.quantiser import Quantiser
+from tokenloom.hw.residual import Residual
+from tokenloom.hw.rmsnorm import RmsNorm
+from tokenloom.hw.row_lane import RowLane
+from tokenloom.hw.sampler import Sampler
+from tokenloom.hw.softmax import Softmax
+
+__all__ = ["Operation", "Schedule", "predict"]
+
+# From an array row's last drained value to the end of the operation.
+_TAIL = {
+    Dest.RESIDUAL: RowLane.RESIDUAL + Residual.LATENCY,
+    Dest.KEY: RowLane.BLOCK_ROPE + Quantiser.LATENCY,
+    Dest.VALUE: RowLane.BLOCK_ROPE + Quantiser.LATENCY,
+    Dest.QUERY: RowLane.BLOCK_ROPE + Quantiser.LATENCY,
+    Dest.GATE_UP: RowLane.BLOCK_SWIGLU + Quantiser.LATENCY,
+    Dest.LOGITS: RowLane.RESIDUAL + Sampler.LATENCY,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation of a pass.
+
+    Attributes
+    ----------
+    unit : Unit
+    name : str
+    first : int
+        Belt cycle in which the unit accepts it.
+    last : int
+        Belt cycle at whose end its results can be used.
+    beats : int
+        Beats that it takes from each channel.
+    """
+
+    unit: Unit
+    name: str
+    first: int
+    last: int
+    beats: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A pass.
+
+    Attributes
+    ----------
+    operations : tuple of Operation
+        Ordered by unit, then as in the queue.
+    cycles : int
+        Belt cycles of the pass.
+    """
+
+    operations: tuple[Operation, ...]
+    cycles: int
+
+    @property
+    def beats(self) -> int:
+        """Beats that each channel delivers."""
+        return sum(op.beats for op in self.operations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timing:
+    """What an instruction does to its unit, counted from its issue."""
+
+    ready: int  # the next one can be issued so many cycles later
+    last: int  # the operation ends so many cycles later
+    beats: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    program: Program
+    hardware: HardwareConfig
+    model: QuantModel
+    rows: int
+    length: int
+
+    @property
+    def slot_groups(self) -> int:
+        group = self.model.shape.heads // self.model.shape.kv_heads
+        return -(-group * self.rows // self.hardware.array.rows)
+
+    def timing(self, instruction: Instruction) -> _Timing:
+        return {
+            Unit.EMBED: self._embed,
+            Unit.NORM: self._norm,
+            Unit.ARRAY: self._array,
+            Unit.SOFTMAX: self._softmax,
+            Unit.CONTEXT: self._context,
+        }[instruction.unit](instruction.fields)
+
+    def _embed(self, fields: dict[str, int]) -> _Timing:
+        width = self.model.shape.width
+        blocks = -(-width // BLOCK)
+        values = Embedding.duration(
+            rows_count=self.rows, blocks=blocks, last_values=width - BLOCK * (blocks - 1)
+        )
+        return _Timing(ready=1, last=values + RowLane.RESIDUAL + Residual.LATENCY)
+
+    def _norm(self, fields: dict[str, int]) -> _Timing:
+        norm = RmsNorm(
+            rows=self.hardware.array.rows,
+            width=self.hardware.maxima.width,
+            norm_lanes=self.hardware.norm_lanes,
+            norms=1,
+        )
+        scan = norm.duration(rows_count=self.rows, words=fields["words"])
+        return _Timing(ready=scan + 1, last=scan + Quantiser.LATENCY)
+
+    def _array(self, fields: dict[str, int]) -> _Timing:
+        array = self.hardware.array
+        kind = Kind(fields["kind"])
+        if kind is Kind.MATMUL:
+            tiles, beats, digits, slots = fields["tiles"], fields["beats"], 1, 1
+            drain = array.columns
+            phase = (fields["count"] - 1) % array.columns
+            row, tail = self.rows - 1, _TAIL[Dest(fields["dest"])]
+        else:
+            slots, drain = self.slot_groups, array.columns // array.drain
+            phase = slots * drain - 1
+            row = array.rows - 1
+            if kind is Kind.KEYS:
+                tiles, beats, digits = -(-self.length // array.columns), fields["beats"], 1
+                tail = Attention.KEYS_DONE
+            else:
+                tiles, beats, digits = fields["tiles"], -(-self.length // BLOCK), 2
+                tail = Attention.VALUES_DONE
+        tile = max(beats * digits * slots, slots * drain)
+        # Issue of the last tile's last beat for slot 0, from which its drain counts.
+        end = 1 + (tiles - 1) * tile + (beats * digits - 1) * slots
+        last = end + EDGE + ArrayControl.DRAIN + phase + row + tail
+        return _Timing(ready=tiles * tile, last=last, beats=tiles * beats)
+
+    def _softmax(self, fields: dict[str, int]) -> _Timing:
+        words = -(-self.length // BLOCK) * BLOCK // self.hardware.array.drain
+        groups = self.slot_groups
+        return _Timing(
+            ready=Softmax.duration(groups, words), last=Softmax.latency(groups, words)
+        )
+
+    def _context(self, fields: dict[str, int]) -> _Timing:
+        blocks = self.rows * fields["blocks"]
+        last = Attention.CONTEXT_BLOCK + blocks - 1 + Quantiser.LATENCY
+        return _Timing(ready=blocks, last=last)
+
+
+def predict(
+    program: Program,
+    hardware: HardwareConfig,
+    model: QuantModel,
+    *,
+    rows: int,
+    pos: int,
+    sample: bool,
+) -> Schedule:
+    """The schedule of a pass of `rows` rows from position `pos` on.
+
+    Raises
+    ------
+    ValueError
+        When the rows exceed the hardware's, or the program waits for something that never comes.
+    """
+    if not 1 <= rows <= hardware.array.rows:
+        raise ValueError(f"rows is {rows}; allowed: 1..{hardware.array.rows}")
+    one = _Pass(program=program, hardware=hardware, model=model, rows=rows, length=pos + rows)
+    queues: dict[Unit, list[Instruction]] = {}
+    for unit, instructions in program.queues.items():
+        queue = []
+        for instruction in instructions:
+            if instruction.sample_only and not sample:
+                break
+            queue.append(instruction)
+        queues[unit] = queue
+
+    done: dict[Unit, list[int]] = {unit: [] for unit in Unit}
+    free = dict.fromkeys(Unit, 1)  # first cycle in which the unit's next one can be issued
+    result: dict[Unit, list[Operation]] = {unit: [] for unit in Unit}
+    progress = True
+    while progress:
+        progress = False
+        for unit, queue in queues.items():
+            while len(result[unit]) < len(queue):
+                instruction = queue[len(result[unit])]
+                if any(len(done[u]) < n for u, n in instruction.wait.items()):
+                    break
+                waits = [done[u][n - 1] + 1 for u, n in instruction.wait.items() if n]
+                first = max([free[unit], *waits])
+                timing = one.timing(instruction)
+                free[unit] = first + max(1, timing.ready)
+                done[unit].append(first + timing.last)
+                result[unit].append(
+                    Operation(
+                        unit=unit,
+                        name=instruction.name,
+                        first=first,
+                        last=first + timing.last,
+                        beats=timing.beats,
+                    )
+                )
+                progress = True
+    stuck = [unit.name for unit, queue in queues.items() if len(result[unit]) < len(queue)]
+    if stuck:
+        raise ValueError(f"the program never ends: {', '.join(stuck)} wait for each other")
+    operations = tuple(op for unit in Unit for op in result[unit])
+    return Schedule(operations=operations, cycles=max(op.last for op in operations) + 1)

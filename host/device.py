@@ -1,0 +1,133 @@
+"""What runs a model: the verilated chip or the golden model, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from tokenloom.compiler.errors import TokenloomError
+
+if TYPE_CHECKING:
+    from tokenloom.compiler.program import Program
+    from tokenloom.compiler.quantise import QuantModel
+    from tokenloom.hw.config import HardwareConfig
+    from tokenloom.sim.chip_device import Event, PassRecord
+
+__all__ = ["DEVICES", "Device", "VerilatorDevice", "open_device"]
+
+Step = Callable[[str], None]
+
+
+def _no_step(title: str) -> None:
+    pass
+
+
+class Device(Protocol):
+    """Takes a prompt and gives the passes of its answer.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line.
+    timed : bool
+        Whether its records hold clock cycles.
+    model : QuantModel
+    hardware : HardwareConfig
+    program : Program
+        What the chip plays, for predictions.
+    """
+
+    name: str
+    timed: bool
+    model: QuantModel
+    hardware: HardwareConfig
+    program: Program
+
+    def generate(
+        self, prompt: Sequence[int], new: int, eos: Sequence[int] = ()
+    ) -> Iterator[PassRecord]:
+        """Play a prompt, then sample up to `new` tokens or to one of `eos`; one record a pass.
+
+        Raises
+        ------
+        TokenloomError
+            If the prompt is empty, or it and the new tokens exceed the context.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the device holds."""
+        ...
+
+
+class VerilatorDevice:
+    """The generated Verilog, simulated by Verilator.
+
+    Parameters
+    ----------
+    model : QuantModel
+    hardware : HardwareConfig
+    step : callable
+        Told what happens next.
+    """
+
+    name = "verilator"
+    timed = True
+
+    def __init__(self, model: QuantModel, hardware: HardwareConfig, step: Step = _no_step) -> None:
+        from tokenloom.sim.chip_device import ChipDevice
+
+        step("lay out the weights")
+        self._chip = ChipDevice(model, hardware, step)
+        self.model, self.hardware, self.program = model, hardware, self._chip.program
+
+    def generate(
+        self, prompt: Sequence[int], new: int, eos: Sequence[int] = ()
+    ) -> Iterator[PassRecord]:
+        """As `Device.generate`; an end token that the chip's few registers lack ends it here."""
+        from tokenloom.hw.pass_control import EOS_IDS
+
+        for record in self._chip.generate(prompt, new, tuple(eos)[:EOS_IDS]):
+            yield record
+            if record.token is not None and record.token in eos:
+                return
+
+    def events(self) -> list[Event]:
+        """Starts and ends of every operation so far."""
+        return self._chip.events()
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._chip.close()
+
+
+DEVICES = ("verilator", "golden")
+"""Names that `open_device` knows."""
+
+
+def open_device(
+    name: str, model: QuantModel, hardware: HardwareConfig, step: Step = _no_step
+) -> Device:
+    """Make a device and load the model into it.
+
+    Parameters
+    ----------
+    name : str
+        One of `DEVICES`.
+    model : QuantModel
+    hardware : HardwareConfig
+    step : callable
+        Told what happens next.
+
+    Raises
+    ------
+    TokenloomError
+        If there is no such device, or the model does not fit the hardware.
+    """
+    if name == "verilator":
+        return VerilatorDevice(model, hardware, step)
+    if name == "golden":
+        from tokenloom.host.golden_device import GoldenDevice
+
+        return GoldenDevice(model, hardware, step)
+    raise TokenloomError(f"no device {name!r}; allowed are {', '.join(DEVICES)}")

@@ -1,0 +1,85 @@
+"""The golden model as a device: the chip's bits and passes, without its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from tokenloom.compiler.errors import TokenloomError
+from tokenloom.compiler.image import lay_out
+from tokenloom.compiler.program import compile_program
+from tokenloom.compiler.quantise import QuantModel
+from tokenloom.hw.config import HardwareConfig
+from tokenloom.sim.chip_device import PassRecord
+from tokenloom.sim.golden import Golden
+
+__all__ = ["GoldenDevice"]
+
+
+class GoldenDevice:
+    """Plays the passes that the chip would play, in numpy.
+
+    Parameters
+    ----------
+    model : QuantModel
+    hardware : HardwareConfig
+    step : callable
+        Told what happens next.
+    """
+
+    name = "golden"
+    timed = False
+
+    def __init__(
+        self,
+        model: QuantModel,
+        hardware: HardwareConfig,
+        step: Callable[[str], None] = lambda title: None,
+    ) -> None:
+        self.model, self.hardware = model, hardware
+        step("lay out the weights")
+        self.program = compile_program(model, lay_out(model, hardware), hardware)
+        step("load the golden model")
+        self._golden = Golden(model)
+
+    def generate(
+        self, prompt: Sequence[int], new: int, eos: Sequence[int] = ()
+    ) -> Iterator[PassRecord]:
+        """As `Device.generate`; cycles, stalls and beats are zero."""
+        if not prompt:
+            raise TokenloomError("the prompt is empty; allowed: at least one token")
+        if len(prompt) + new - 1 > self.model.positions:
+            raise TokenloomError(
+                f"{len(prompt)} prompt tokens and {new} new ones exceed the context of "
+                f"{self.model.positions} tokens"
+            )
+        session = self._golden.session()
+        left, pending = new, list(prompt)
+        while True:
+            chunk = pending[: self.hardware.array.rows]
+            del pending[: len(chunk)]
+            sample = not pending
+            pos, before = session.length, self._golden.saturations
+            logits = session.prefill(chunk, every_logit=sample)
+            token = int(np.argmax(logits[-1])) if sample else None
+            yield PassRecord(
+                rows=len(chunk),
+                pos=pos,
+                sample=sample,
+                elapsed=0,
+                scheduled=0,
+                stalls={},
+                beats=0,
+                saturated=self._golden.saturations - before,
+                logits=logits if sample else None,
+                token=token,
+            )
+            if token is not None:
+                left -= 1
+                if left == 0 or token in eos:
+                    return
+                pending = [token]
+
+    def close(self) -> None:
+        """Nothing to free."""

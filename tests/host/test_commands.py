@@ -1,0 +1,446 @@
+"""run, generate, schedule and bench: on a tiny random model, without Verilator."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+
+from tokenloom.compiler.errors import TokenloomError
+from tokenloom.host import cli as cli_module
+from tokenloom.host.commands import bench as bench_module
+from tokenloom.host.commands import generate as generate_module
+from tokenloom.host.commands.schedule import prompt_length, trace_events
+from tokenloom.host.device import open_device
+from tokenloom.host.prepare import prepare, prompt_ids
+from tokenloom.host.session import (
+    compare_with_golden,
+    measured_operations,
+    predictor,
+    schedule_differences,
+)
+from tokenloom.hw.isa import Unit
+from tokenloom.sim.chip_device import Event, PassRecord
+from tokenloom.sim.golden import Golden
+
+WIDTH, FFN, HEADS, KV, HEAD, VOCAB, LAYERS = 64, 96, 4, 2, 16, 260, 1
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<answer>"
+
+
+def write_model(folder: Path, template: str | None = TEMPLATE, **sizes: int) -> Path:
+    """A random model in Hugging Face layout whose tokens are bytes."""
+    width = sizes.get("width", WIDTH)
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (VOCAB, width),
+        "model.norm.weight": (width,),
+    }
+    for index in range(LAYERS):
+        shapes |= {
+            f"model.layers.{index}.{name}.weight": shape
+            for name, shape in {
+                "input_layernorm": (width,),
+                "post_attention_layernorm": (width,),
+                "self_attn.q_proj": (HEADS * HEAD, width),
+                "self_attn.k_proj": (KV * HEAD, width),
+                "self_attn.v_proj": (KV * HEAD, width),
+                "self_attn.o_proj": (width, HEADS * HEAD),
+                "mlp.gate_proj": (FFN, width),
+                "mlp.up_proj": (FFN, width),
+                "mlp.down_proj": (width, FFN),
+            }.items()
+        }
+    values = {
+        name: (rng.normal(size=shape) * (0.2 if len(shape) > 1 else 1.0)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    save_file(values, folder / "model.safetensors")
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": width,
+        "intermediate_size": FFN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV,
+        "head_dim": HEAD,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "eos_token_id": 257,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*letters, "<s>", "</s>", "<x>", "<y>"]
+    tokenizer = Tokenizer(BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(names[len(letters) :])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "</s>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def ready(model):
+    return prepare(str(model), "mini")
+
+
+@pytest.fixture(scope="module")
+def device(ready):
+    return open_device("golden", ready.quantise(), ready.hardware)
+
+
+def call(monkeypatch, *args):
+    """Run `main` as the console script does; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["tokenloom", *map(str, args)])
+    with pytest.raises(SystemExit) as caught:
+        cli_module.main()
+        sys.exit(0)
+    return caught.value.code
+
+
+def run_golden(monkeypatch, model, *args):
+    common = ["--model", model, "--board", "mini", "--device", "golden"]
+    return call(monkeypatch, "run", *common, *args)
+
+
+def failed(monkeypatch, capsys, *args):
+    """The one line of an error; nothing else was said on stdout."""
+    capsys.readouterr()
+    assert call(monkeypatch, *args) == 2
+    out, err = capsys.readouterr()
+    line = err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "Traceback" not in err
+    assert out == ""
+    return line
+
+
+# run
+
+
+def test_run_on_the_golden_device(monkeypatch, capsys, tmp_path, model):
+    file = tmp_path / "run.json"
+    args = ["--prompt", "ab", "--max-tokens", 5, "--ignore-eos", "--check", "--json", file]
+    assert run_golden(monkeypatch, model, *args) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(file.read_text())
+    assert out == result["text"] + "\n"
+    assert "cycles predicted" in err and "derived" in err
+    assert bytes(result["prompt_tokens"]) != b""
+    assert len(result["prompt_tokens"]) == len("<user>ab<answer>")
+    assert len(result["tokens"]) == 5
+    assert result["golden_match"] is True and result["difference"] is None
+    passes = result["passes"]
+    assert [p["rows"] for p in passes] == [2] * 8 + [1] * 4
+    assert [p["pos"] for p in passes] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 19]
+    assert [p["sample"] for p in passes] == [False] * 7 + [True] * 5
+    assert all(p["predicted"] > 0 and p["elapsed"] == p["scheduled"] == 0 for p in passes)
+    assert {p["array_busy"] for p in passes} == {None}
+    assert result["summary"]["decode_passes"] == 4
+    assert result["summary"]["scheduled"] is None
+
+
+def test_run_raw_without_check(monkeypatch, tmp_path, model):
+    file = tmp_path / "run.json"
+    args = ["--prompt", "ab", "--raw", "--max-tokens", 1, "--json", file]
+    assert run_golden(monkeypatch, model, *args) == 0
+    result = json.loads(file.read_text())
+    assert len(result["prompt_tokens"]) == 2
+    assert result["golden_match"] is None
+    assert result["summary"]["decode_passes"] == 0
+    assert result["summary"]["board_tokens_per_second"] is None
+
+
+def test_run_reports_the_first_difference(monkeypatch, capsys, tmp_path, model):
+    from tokenloom.host.golden_device import GoldenDevice
+
+    honest = GoldenDevice.generate
+
+    def lying(self, prompt, new, eos=()):
+        for record in honest(self, prompt, new, eos):
+            if record.pos == 3:
+                record.logits[0, 7] += 1
+            yield record
+
+    monkeypatch.setattr(GoldenDevice, "generate", lying)
+    file = tmp_path / "run.json"
+    args = ["--prompt", "abc", "--raw", "--max-tokens", 3, "--ignore-eos", "--check"]
+    assert run_golden(monkeypatch, model, *args, "--json", file) == 1
+    assert "pass 2, row 0, lane (vocabulary id) 7" in capsys.readouterr().err
+    assert json.loads(file.read_text())["golden_match"] is False
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--memory", "ddr4"], "--memory ddr4: there is no such memory model; allowed is only"),
+        (["--max-tokens", "100"], "--max-tokens 100: the prompt has 16 tokens and the context"),
+        (["--prompt", "", "--raw"], "--prompt has no tokens"),
+        (["-P", "array.colums=2"], "unknown key array.colums"),
+        (["-P", "maxima.width=32"], "its width is 64, maxima.width is 32"),
+        (["--board", "nope"], "'nope' is no hardware preset"),
+    ],
+)
+def test_run_errors(monkeypatch, capsys, model, args, text):
+    base = ["run", "--model", model, "--board", "mini", "--device", "golden", "--prompt", "ab"]
+    assert text in failed(monkeypatch, capsys, *base, *args)
+
+
+def test_run_names_a_missing_model(monkeypatch, capsys, tmp_path):
+    line = failed(monkeypatch, capsys, "run", "--model", tmp_path / "no.gguf", "--prompt", "a")
+    assert "no.gguf" in line
+
+
+@pytest.mark.parametrize("args", [["--device", "fpga"], ["--max-tokens", "0"], []])
+def test_run_wrong_usage(monkeypatch, capsys, args):
+    prompt = ["--prompt", "a"] if args else []
+    assert call(monkeypatch, "run", *prompt, *args) == 2
+    assert "Error" in capsys.readouterr().err
+
+
+def test_a_larger_model_gets_its_own_maxima(capsys, tmp_path, ready):
+    wide = prepare(str(write_model(tmp_path / "wide", width=160)), "mini")
+    err = capsys.readouterr().err
+    assert "its width is 160, maxima.width is 128" in err
+    assert "with maxima sized for wide" in err
+    assert wide.resized and wide.hardware.maxima.width == 160
+    assert not ready.resized and ready.hardware.maxima.width == 128
+
+
+def test_prompt_without_template(tmp_path):
+    text = prepare(str(write_model(tmp_path / "plain", template=None)), "mini").text
+    assert prompt_ids(text, "ab") == prompt_ids(text, "ab", raw=True) == text.encode("ab")
+
+
+# Devices
+
+
+def test_golden_device_equals_the_golden_model(device, ready):
+    prompt = prompt_ids(ready.text, "xyz")
+    records = list(device.generate(prompt, 6))
+    assert [r.token for r in records if r.sample] == Golden(device.model).greedy(prompt, 6)
+    assert compare_with_golden(device.model, prompt, records) is None
+
+
+def test_golden_device_stops_at_an_end_token(device):
+    tokens = [r.token for r in device.generate([1, 2, 3], 6) if r.sample]
+    stop = tokens[2]
+    ended = [r.token for r in device.generate([1, 2, 3], 6, [stop]) if r.sample]
+    assert ended == tokens[: tokens.index(stop) + 1]
+
+
+def test_golden_device_refuses(device):
+    with pytest.raises(TokenloomError, match="empty"):
+        next(device.generate([], 1))
+    with pytest.raises(TokenloomError, match="exceed the context of 64"):
+        next(device.generate([1] * 60, 6))
+    with pytest.raises(TokenloomError, match="no device 'fpga'"):
+        open_device("fpga", device.model, device.hardware)
+
+
+def test_comparison_finds_rows_lanes_and_tokens(device):
+    prompt = [1, 2, 3, 4]
+
+    def altered(number: int, **changes: Any) -> list[PassRecord]:
+        records = list(device.generate(prompt, 3))
+        records[number] = dataclasses.replace(records[number], **changes)
+        return records
+
+    good = list(device.generate(prompt, 3))
+    logits = good[1].logits.copy()
+    logits[0, 5] += 2  # not the last row
+    found = compare_with_golden(device.model, prompt, altered(1, logits=logits))
+    assert (found.number, found.row, found.lane) == (1, 0, 5)
+    assert found.device - found.golden == 2
+    token = good[2].token
+    found = compare_with_golden(device.model, prompt, altered(2, token=token ^ 1))
+    assert (found.number, found.lane, found.golden) == (2, None, token)
+    assert "sampled token" in str(found)
+
+
+# Schedules
+
+
+def test_measured_operations_against_the_schedule(device):
+    schedule = predictor(device)(2, 4, True)
+    events = []
+    for op in schedule.operations:
+        for finished, cycle in ((False, op.first), (True, op.last)):
+            events.append(Event(number=3, unit=op.unit, finished=finished, cycle=cycle))
+    events.sort(key=lambda event: event.cycle)
+    measured = measured_operations(events)[3]
+    assert schedule_differences(schedule, measured) == []
+    first, last = measured[Unit.ARRAY][4]
+    measured[Unit.ARRAY][4] = (first, last + 1)
+    (wrong,) = schedule_differences(schedule, measured)
+    assert wrong["unit"] == "ARRAY" and wrong["measured"] == [first, last + 1]
+    measured[Unit.ARRAY][4] = (first, last)
+    measured[Unit.NORM].pop()
+    measured[Unit.EMBED].append((1, 2))
+    assert len(schedule_differences(schedule, measured)) == 2
+
+
+def test_an_operation_that_never_ends_differs():
+    events = [Event(number=0, unit=Unit.NORM, finished=False, cycle=4)]
+    assert measured_operations(events) == {0: {Unit.NORM: [(4, -1)]}}
+
+
+def test_schedule_writes_a_trace(monkeypatch, capsys, tmp_path, model):
+    out, file = tmp_path / "trace.json", tmp_path / "schedule.json"
+    args = ["--rows", 2, "--pos", 6, "--out", out, "--json", file]
+    assert call(monkeypatch, "schedule", "--model", model, "--board", "mini", *args) == 0
+    result, trace = json.loads(file.read_text()), json.loads(out.read_text())
+    spans = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert len(spans) == result["operations"] and result["equal"] is None
+    assert max(e["ts"] + e["dur"] for e in spans) == result["cycles"]
+    assert f"{result['cycles']:,} belt cycles" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--rows", 3], "--rows 3: hardware 'mini' has array.rows = 2"),
+        (["--rows", 2, "--pos", 63], "beyond the context of 64 tokens"),
+        (["--rows", 2, "--pos", 3, "--measure"], "--pos 3 never happens"),
+        (["--rows", 1, "--pos", 2, "--measure", "--no-sample"], "never happens"),
+    ],
+)
+def test_schedule_errors(monkeypatch, capsys, tmp_path, model, args, text):
+    base = ["schedule", "--model", model, "--board", "mini", "--out", tmp_path / "t.json"]
+    assert text in failed(monkeypatch, capsys, *base, *args)
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_overlapping_operations_get_tracks_of_their_own():
+    events = trace_events(1, "p", [(2, "array", "a", 0, 9), (2, "array", "b", 9, 12),
+                                   (2, "array", "c", 10, 11)])  # fmt: skip
+    spans = {e["name"]: e for e in events if e["ph"] == "X"}
+    assert spans["a"]["tid"] == spans["c"]["tid"] != spans["b"]["tid"]
+    assert spans["b"]["dur"] == 4
+    names = [e["args"]["name"] for e in events if e["name"] == "thread_name"]
+    assert names == ["array", "array (2)"]
+
+
+def test_prompts_that_lead_to_a_pass():
+    assert prompt_length(1, 5, True, 2) == 5
+    assert prompt_length(1, 0, True, 2) == 1
+    assert prompt_length(2, 4, True, 2) == 6
+    assert prompt_length(2, 4, False, 2) == 7
+
+
+# generate
+
+
+@pytest.fixture
+def fake_verilog(monkeypatch):
+    import tokenloom.sim.simulator as simulator
+
+    texts = {"chip": "module chip();\nendmodule\n", "row": "module row();\nendmodule\n"}
+    monkeypatch.setattr(simulator, "chip_verilog", lambda hardware: dict(texts))
+    return texts
+
+
+def test_generate(monkeypatch, capsys, tmp_path, model, fake_verilog):
+    out, file = tmp_path / "out", tmp_path / "generate.json"
+    args = ["generate", "--model", model, "--board", "mini", "--out", out, "--json", file]
+    assert call(monkeypatch, *args) == 0
+    assert {path.stem: path.read_text() for path in out.glob("*.v")} == fake_verilog
+    result = json.loads(file.read_text())
+    assert result["files"] == 2
+    assert result["modules"] == {name: len(text) for name, text in fake_verilog.items()}
+    assert result["bytes"] == sum(result["modules"].values())
+    assert capsys.readouterr().out == f"2 files, {result['bytes']} bytes in {out}\n"
+    # A later run takes its own old files away, and no others.
+    fake_verilog.pop("row")
+    assert call(monkeypatch, *args) == 0
+    assert [path.name for path in out.glob("*.v")] == ["chip.v"]
+    (out / "mine.v").write_text("")
+    assert "mine.v" in failed(monkeypatch, capsys, *args)
+    assert (out / "mine.v").exists()
+
+
+def test_generate_into_a_file(monkeypatch, capsys, tmp_path, model, fake_verilog):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out"
+    args = ["generate", "--model", model, "--board", "mini", "--out", out]
+    assert "cannot be written" in failed(monkeypatch, capsys, *args)
+    assert generate_module._listed(out) == []
+
+
+# bench
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    def skipped():
+        raise bench_module.Skip("x is published at y")
+
+    def broken():
+        raise TokenloomError("it hangs")
+
+    monkeypatch.setattr(bench_module, "ROWS", {})
+    bench_module.row("good", "s", "<= 2")(
+        lambda: bench_module.Figure(value=1.23456, how="a|b", ok=True)
+    )
+    bench_module.row("none", "s")(lambda: bench_module.Figure(value=7, how="derived"))
+    bench_module.row("skipped", "s", "1")(skipped)
+    bench_module.row("broken", "s", "1")(broken)
+
+
+def test_bench_writes_every_row(monkeypatch, capsys, tmp_path, rows):
+    file, table = tmp_path / "bench.json", tmp_path / "bench.md"
+    assert call(monkeypatch, "bench", "--json", file, "--markdown", table) == 1
+    result = {entry["name"]: entry for entry in json.loads(file.read_text())}
+    assert result["good"] == {
+        "name": "good", "value": 1.2346, "unit": "s", "target": "<= 2", "how": "a|b", "ok": True,
+    }  # fmt: skip
+    assert result["none"]["ok"] is None
+    assert result["skipped"]["how"] == "skipped: x is published at y"
+    assert result["skipped"]["ok"] is None
+    assert result["broken"]["how"] == "failed: it hangs" and result["broken"]["ok"] is False
+    assert "| good | 1.2346 s | <= 2 | yes | a\\|b |" in table.read_text()
+    assert "broken: - (target 1): NOT OK" in capsys.readouterr().out
+
+
+def test_bench_one_row(monkeypatch, capsys, tmp_path, rows):
+    file = tmp_path / "bench.json"
+    assert call(monkeypatch, "bench", "--only", "good", "--json", file) == 0
+    assert [entry["name"] for entry in json.loads(file.read_text())] == ["good"]
+    assert call(monkeypatch, "bench", "--only", "nothing") == 2
+    assert "allowed are good, none, skipped, broken" in capsys.readouterr().err
+    table = tmp_path / "bench.md"
+    assert call(monkeypatch, "bench", "--only", "good", "--markdown", table) == 2
+    assert not table.exists()
+
+
+def test_bench_has_the_issue_s_rows():
+    names = set(bench_module.ROWS)
+    assert {"rtl_golden_stories260k", "rtl_golden_tinystories", "rtl_golden_smollm2"} <= names
+    assert len([name for name in names if name.startswith("prediction_")]) == 3
+    assert {"ppl_stories260k", "ppl_smollm2", "smollm2_busy", "stories260k_cycles"} <= names
+    assert {"generate_seconds", "verilog_growth", "lint_wall"} <= names
+
+
+@pytest.mark.parametrize("name", ["rtl_golden_stories260k", "ppl_stories260k"])
+def test_bench_skips_what_is_not_there(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("TOKENLOOM_SHARED", str(tmp_path))
+    (entry,) = bench_module.bench([name])
+    assert entry["value"] is None and entry["ok"] is None
+    assert entry["how"].startswith("skipped: ") and "Hugging Face" in entry["how"]
