@@ -158,9 +158,7 @@ class _Pass:
     def _softmax(self, fields: dict[str, int]) -> _Timing:
         words = -(-self.length // BLOCK) * BLOCK // self.hardware.array.drain
         groups = self.slot_groups
-        return _Timing(
-            ready=Softmax.duration(groups, words), last=Softmax.latency(groups, words)
-        )
+        return _Timing(ready=Softmax.duration(groups, words), last=Softmax.latency(groups, words))
 
     def _context(self, fields: dict[str, int]) -> _Timing:
         blocks = self.rows * fields["blocks"]

@@ -1,7 +1,4 @@
-"""Draws the predicted schedule of one layer as docs/schedule.svg.
-
-    python scripts/draw_schedule.py MODEL BOARD POSITION OUT.svg
-"""
+"""Draws the predicted schedule of one layer: MODEL BOARD POSITION OUT.svg."""
 
 from __future__ import annotations
 

@@ -80,8 +80,9 @@ def _bench_top(hardware: HardwareConfig) -> str:
             clocked.append(f"    {inner} <= {name};")
         connected.append(f"    .{name}({inner})")
     return "\n".join(
-        ["module bench_top(", ",\n".join(declared), ");", *registers, "  always @(posedge clk) begin",
-         *clocked, "  end", "  chip chip (", ",\n".join(connected), "  );", "endmodule", ""]
+        ["module bench_top(", ",\n".join(declared), ");", *registers,
+         "  always @(posedge clk) begin", *clocked, "  end",
+         "  chip chip (", ",\n".join(connected), "  );", "endmodule", ""]
     )  # fmt: skip
 
 
@@ -97,9 +98,7 @@ def write_verilog(texts: dict[str, str], folder: Path) -> None:
             path.unlink()
 
 
-def build(
-    hardware: HardwareConfig, step: Callable[[str], None] = lambda text: None
-) -> ctypes.CDLL:
+def build(hardware: HardwareConfig, step: Callable[[str], None] = lambda text: None) -> ctypes.CDLL:
     """The chip's simulator.
 
     Parameters
