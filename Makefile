@@ -54,6 +54,7 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 bench: $(STAMP) ## Measure every figure of docs/benchmarks.md
 	@$(BIN)/tokenloom bench --json build/bench.json $(BENCH_OUT) $(ARGS)
 
+verify: export TOKENLOOM_DEEP = 1
 verify: lint test ## Check style, types and every test
 
 clean: $(STAMP) ## Remove what was built (.venv stays; remove it by hand)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.pack import pack_row, pack_weights
 from tokenloom.compiler.quantise import QTensor, QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
@@ -60,6 +61,11 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
 
     Every operation's tape and every embedding row begins at a whole word; the first word after the
     weights that is a multiple of 64 (4 KiB) begins the KV pages.
+
+    Raises
+    ------
+    ModelError
+        When an operation mixes 8-bit codes with minima.
     """
     columns, port = hardware.array.columns, hardware.memory.port_bits
     word = port // 8
@@ -70,6 +76,11 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
 
     def place(key: tuple[int, str], tensor: QTensor) -> None:
         nonlocal at
+        if tensor.bits == 8 and tensor.minimum is not None:
+            raise ModelError(
+                f"{tensor.name}: minima with 8-bit codes, which come from matrices of different "
+                "kinds in one operation; the tape takes minima with 4-bit codes only"
+            )
         tapes = pack_weights(
             tensor.codes.reshape(tensor.rows, -1),
             tensor.scale,

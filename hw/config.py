@@ -341,6 +341,17 @@ class HardwareConfig:
                 f"{name} does not fit hardware '{self.name}': it has {group} query heads per KV "
                 f"head, the hardware (maxima.heads / maxima.kv_heads) {self.max_group}"
             )
+        # Row r speaks r cycles after row 0, so a row's short last block must not come to the shared
+        # quantiser within `rows` cycles of the full block before it.
+        rows = self.array.rows
+        last_dims = (shape.head_size - 1) % BLOCK + 1
+        last_hidden = 2 * ((shape.ffn - 1) % BLOCK + 1) if shape.ffn > BLOCK else rows
+        if rows > min(last_dims, last_hidden):
+            raise ConfigError(
+                f"{name} does not fit hardware '{self.name}': array.rows is {rows}, allowed for a "
+                f"head size of {shape.head_size} and an ffn of {shape.ffn} is at most "
+                f"{min(last_dims, last_hidden)}, because the rows share one quantiser"
+            )
 
     # As data.
 

@@ -15,6 +15,7 @@ from tokenloom.compiler.program import Program, compile_program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
+from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.sim.simulator import build
 
@@ -194,23 +195,45 @@ class ChipDevice:
                 f"{len(prompt)} prompt tokens and {new} new ones exceed the context of "
                 f"{self.model.positions} tokens"
             )
+        for token_id in prompt:
+            if not 0 <= token_id < self.model.shape.vocab:
+                raise TokenloomError(
+                    f"token {token_id} is none of the model's; allowed: 0 to "
+                    f"{self.model.shape.vocab - 1}"
+                )
+        slots = self.hardware.memory.slots
+        if not 0 <= slot < slots:
+            raise TokenloomError(f"slot is {slot}; allowed: 0 to {slots - 1}")
+        if new < 1:
+            raise TokenloomError(f"{new} new tokens asked for; allowed: 1 and more")
+        if len(eos) > EOS_IDS:
+            raise TokenloomError(f"{len(eos)} end tokens; the chip compares with {EOS_IDS}")
         tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
         ends = (ctypes.c_uint32 * max(1, len(eos)))(*eos)
         self._library.tl_request(self._chip, tokens, len(prompt), new, slot, ends, len(eos))
         token = ctypes.c_uint32()
-        while True:
-            status = self._library.tl_run(
-                self._chip, ctypes.c_int64(_PATIENCE), ctypes.byref(token)
-            )
-            if status == 3:
-                raise TokenloomError("the chip ended the request: no free KV page")
-            if status == 4:
-                raise TokenloomError(f"the chip did not answer within {_PATIENCE} cycles")
-            if status == 5:
-                raise TokenloomError("the chip asked for an address outside its memory")
-            yield self._record(int(token.value) if status else None)
-            if status == 2:
-                return
+        answers = True
+        try:
+            while True:
+                status = self._library.tl_run(
+                    self._chip, ctypes.c_int64(_PATIENCE), ctypes.byref(token)
+                )
+                answers = status not in (4, 5)
+                if status == 3:
+                    raise TokenloomError(
+                        "the chip ended the request: no free KV page, or its context is full"
+                    )
+                if status == 4:
+                    raise TokenloomError(f"the chip did not answer within {_PATIENCE} cycles")
+                if status == 5:
+                    raise TokenloomError("the chip asked for an address outside its memory")
+                yield self._record(int(token.value) if status else None)
+                if status == 2:
+                    return
+        finally:
+            # Whoever leaves early must not hand the rest of this request to the next one.
+            if answers:
+                self._library.tl_finish(self._chip, ctypes.c_int64(_PATIENCE))
 
     def _record(self, token: int | None) -> PassRecord:
         count = self._library.tl_passes(self._chip, None)

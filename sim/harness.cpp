@@ -65,7 +65,7 @@ struct Chip {
     std::vector<Pass> passes;
     std::vector<Event> events;
     std::vector<int32_t> logits[R];
-    bool in_pass = false, started = false;
+    bool in_pass = false, started = false, held = false;
     int64_t belt = 0, cycles = 0;
     int32_t hold_mode = 0;
     uint64_t hold_arg = 0, random = 1;
@@ -170,7 +170,9 @@ struct Chip {
             case 2:
                 random ^= random << 13, random ^= random >> 7, random ^= random << 17;
                 return random & 1;
-            case 3: return in_pass && uint64_t(belt) == hold_arg;
+            case 3:  // once per pass: the belt may stand still here anyway
+                if (held || !in_pass || !started || uint64_t(belt) != hold_arg) return false;
+                return held = true;
             default: return false;
         }
     }
@@ -178,7 +180,7 @@ struct Chip {
     void record() {
         if (top.restart && !in_pass) {
             in_pass = true;
-            started = false;
+            started = held = false;
             passes.push_back({});
             Pass& pass = passes.back();
             pass.rows = top.rows_used, pass.pos = top.pos, pass.sample = top.sample;
@@ -281,10 +283,23 @@ int tl_run(Chip* chip, int64_t most, uint32_t* token) {
         *token = chip->top.out_token;
         chip->cycle();
         if (out) return last ? 2 : 1;
-        if (failed) return 3;
+        if (failed) {
+            // The chip swallows the rest of this prompt before it takes the next request.
+            for (; i < most && !chip->top.req_ready; i++) chip->cycle();
+            return 3;
+        }
         bool ended = was_in_pass && !chip->in_pass;
         was_in_pass = chip->in_pass;
         if (ended && !chip->passes.back().sample) return 0;
+    }
+    return 4;
+}
+
+// Runs a request that nobody listens to any more to its end; 0, or 4 if that takes too long.
+int tl_finish(Chip* chip, int64_t most) {
+    for (int64_t i = 0; i < most; i++) {
+        if (chip->top.req_ready && !chip->top.req_valid) return 0;
+        chip->cycle();
     }
     return 4;
 }

@@ -26,6 +26,7 @@ _SPEED = (
     *"-O3 --x-assign fast --x-initial fast --noassert -CFLAGS".split(),
     "-O2 -march=native -fPIC",
 )
+_VERILATE = "--cc --build-jobs 2 --top-module bench_top --prefix Vchip --output-split 20000".split()
 _MAKE = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O2", "OPT_SLOW=-O1")
 
 
@@ -66,7 +67,6 @@ _REGISTERED = {
 def _bench_top(hardware: HardwareConfig) -> str:
     """Verilog of the simulator's top: the chip behind a register per input."""
     chip = Chip(hardware=hardware)
-    chip._MustUse__silence = True
     ports = {"clk": (1, In), "rst": (1, In)}
     ports |= {name: (len(value), flow) for name, (value, flow) in chip.flat_ports().items()}
     declared, registers, clocked, connected = [], [], [], []
@@ -124,7 +124,7 @@ def build(hardware: HardwareConfig, step: Callable[[str], None] = lambda text: N
     }
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
     texts = texts | {"bench_top": _bench_top(hardware)}
-    model = _digest(*texts.values(), *_SPEED, *VERILATOR_FLAGS)
+    model = _digest(*texts.values(), *_VERILATE, *VERILATOR_FLAGS, *_SPEED, *_MAKE)
     folder = build_root() / "simulator" / f"{hardware.name}-{model}"
     objects, done = folder / "obj", folder / ".done"
     library = folder / f"libchip-{_digest(_HARNESS.read_text(), defines)}.so"
@@ -135,8 +135,7 @@ def build(hardware: HardwareConfig, step: Callable[[str], None] = lambda text: N
         if not done.exists():
             write_verilog(texts, folder / "rtl")
             step("verilate")
-            command = "verilator --cc --build-jobs 2 --top-module chip --prefix Vchip".split()
-            command += ["-Mdir", str(objects), *VERILATOR_FLAGS, *_SPEED, "--output-split", "20000"]
+            command = ["verilator", *_VERILATE, *VERILATOR_FLAGS, *_SPEED, "-Mdir", str(objects)]
             sources = sorted((folder / "rtl").glob("*.v"))
             _run([*command, *map(str, sources)], env, folder / "verilate.log")
             step("compile the simulator")

@@ -9,6 +9,7 @@ import cocotb
 import numpy as np
 import pytest
 
+from tests.deep import deep
 from tests.hw.belt_bench import STALLS, Belt, pack
 from tokenloom.hw import formats
 from tokenloom.hw.embedding import Embedding
@@ -111,7 +112,7 @@ async def rows(dut: Any) -> None:
                 bench.drive()
 
 
-@pytest.mark.parametrize("width, rows", [(96, 3), (40, 4), (20, 1), (172, 2)])
+@pytest.mark.parametrize("width, rows", [(96, 3), deep(40, 4), (20, 1), (172, 2)])
 def test_embedding(width: int, rows: int) -> None:
     given = {"width": width, "rows": rows}
     run_block(Embedding(**given), __name__, parameters=given)

@@ -6,7 +6,8 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.test_tape_reader import begin, configured, join, refused
+from tests.deep import deep
+from tests.hw.test_tape_reader import begin, configured, join
 from tokenloom.hw.kv_layout import KvLayout
 from tokenloom.hw.kv_writer import KvWriter
 from tokenloom.sim.bench import run_block
@@ -213,7 +214,7 @@ async def speed(dut):
 @pytest.mark.parametrize(
     "bench",
     [
-        {"columns": 16, "port_bits": 512, "page_tokens": 64, "head_size": 64},
+        deep({"columns": 16, "port_bits": 512, "page_tokens": 64, "head_size": 64}, id="16-64"),
         {"columns": 4, "port_bits": 256, "page_tokens": 32, "head_size": 8},
         {"columns": 6, "port_bits": 256, "page_tokens": 96, "head_size": 48},
         {"columns": 64, "port_bits": 512, "page_tokens": 64, "head_size": 96},
@@ -237,5 +238,5 @@ def test_kv_writer(bench):
 )
 def test_refusals(change, message):
     good = {"columns": 16, "port_bits": 512, "page_tokens": 64}
-    with refused(message):
+    with pytest.raises(ValueError, match=message):
         KvWriter(**{**good, **change})

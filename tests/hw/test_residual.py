@@ -9,6 +9,7 @@ import cocotb
 import numpy as np
 import pytest
 
+from tests.deep import deep
 from tests.hw.belt_bench import STALLS, Belt, unpack
 from tokenloom.hw import formats
 from tokenloom.hw.residual import Residual
@@ -107,7 +108,7 @@ async def row(dut: Any) -> None:
     assert clamped_ever
 
 
-@pytest.mark.parametrize("width, norm_lanes", [(64, 8), (40, 32), (96, 16), (9, 1)])
+@pytest.mark.parametrize("width, norm_lanes", [(64, 8), (40, 32), deep(96, 16), (9, 1)])
 def test_residual(width: int, norm_lanes: int) -> None:
     block = Residual(width=width, norm_lanes=norm_lanes)
     run_block(block, __name__, parameters={"width": width, "norm_lanes": norm_lanes})

@@ -9,6 +9,7 @@ import cocotb
 import numpy as np
 import pytest
 
+from tests.deep import deep
 from tests.hw.belt_bench import STALLS, Belt, pack, unpack
 from tokenloom.hw import formats
 from tokenloom.hw.rmsnorm import RmsNorm
@@ -162,7 +163,7 @@ async def scans(dut: Any) -> None:
     assert saturations
 
 
-CASES = [(4, 96, 32, 3, 1), (3, 576, 16, 2, 1), (5, 172, 8, 1, 2), (1, 40, 32, 1, 1)]
+CASES = [(4, 96, 32, 3, 1), deep(3, 576, 16, 2, 1), (5, 172, 8, 1, 2), (1, 40, 32, 1, 1)]
 
 
 @pytest.mark.parametrize("rows, width, norm_lanes, norms, read_latency", CASES)

@@ -9,6 +9,7 @@ from typing import Any
 import cocotb
 import pytest
 
+from tests.deep import deep
 from tests.hw.lane_bench import STALLS, Item, Lane, expect
 from tokenloom.hw import formats
 from tokenloom.hw.rope import Rope
@@ -128,7 +129,7 @@ async def lane(dut: Any) -> None:
             expect(await bench.run(cycles, stall=stall), expected)
 
 
-@pytest.mark.parametrize("pairs", [1, 4, 32])
+@pytest.mark.parametrize("pairs", [1, deep(4), 32])
 def test_rope(pairs: int) -> None:
     run_block(Rope(pairs_max=pairs, tag_bits=TAG), __name__, parameters={"pairs": pairs})
 

@@ -8,6 +8,7 @@ from typing import Any
 import cocotb
 import pytest
 
+from tests.deep import deep
 from tests.hw.attention_bench import STALLS, Belt, pack, unpack
 from tokenloom.hw.v_exponents import VExponents
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -73,7 +74,7 @@ async def memory(dut: Any) -> None:
 
 @pytest.mark.parametrize(
     ("columns", "drain", "tokens_max", "dim_blocks"),
-    [(4, 2, 128, 2), (2, 2, 64, 1), (6, 2, 96, 3)],
+    [deep(4, 2, 128, 2), (2, 2, 64, 1), (6, 2, 96, 3)],
 )
 def test_v_exponents(columns: int, drain: int, tokens_max: int, dim_blocks: int) -> None:
     values = {
