@@ -93,7 +93,6 @@ class _Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pass:
-    program: Program
     hardware: HardwareConfig
     model: QuantModel
     rows: int
@@ -184,7 +183,7 @@ def predict(
     """
     if not 1 <= rows <= hardware.array.rows:
         raise ValueError(f"rows is {rows}; allowed: 1..{hardware.array.rows}")
-    one = _Pass(program=program, hardware=hardware, model=model, rows=rows, length=pos + rows)
+    one = _Pass(hardware=hardware, model=model, rows=rows, length=pos + rows)
     queues: dict[Unit, list[Instruction]] = {}
     for unit, instructions in program.queues.items():
         queue = []
@@ -194,7 +193,6 @@ def predict(
             queue.append(instruction)
         queues[unit] = queue
 
-    done: dict[Unit, list[int]] = {unit: [] for unit in Unit}
     free = dict.fromkeys(Unit, 1)  # first cycle in which the unit's next one can be issued
     result: dict[Unit, list[Operation]] = {unit: [] for unit in Unit}
     progress = True
@@ -203,13 +201,12 @@ def predict(
         for unit, queue in queues.items():
             while len(result[unit]) < len(queue):
                 instruction = queue[len(result[unit])]
-                if any(len(done[u]) < n for u, n in instruction.wait.items()):
+                if any(len(result[u]) < n for u, n in instruction.wait.items()):
                     break
-                waits = [done[u][n - 1] + 1 for u, n in instruction.wait.items() if n]
+                waits = [result[u][n - 1].last + 1 for u, n in instruction.wait.items() if n]
                 first = max([free[unit], *waits])
                 timing = one.timing(instruction)
                 free[unit] = first + max(1, timing.ready)
-                done[unit].append(first + timing.last)
                 result[unit].append(
                     Operation(
                         unit=unit,

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.sim.chip_device import PassRecord
 from tokenloom.sim.golden import Golden
+from tokenloom.sim.request import check_request
 
 __all__ = ["GoldenDevice"]
 
@@ -47,13 +47,7 @@ class GoldenDevice:
         self, prompt: Sequence[int], new: int, eos: Sequence[int] = ()
     ) -> Iterator[PassRecord]:
         """As `Device.generate`; cycles, stalls and beats are zero."""
-        if not prompt:
-            raise TokenloomError("the prompt is empty; allowed: at least one token")
-        if len(prompt) + new - 1 > self.model.positions:
-            raise TokenloomError(
-                f"{len(prompt)} prompt tokens and {new} new ones exceed the context of "
-                f"{self.model.positions} tokens"
-            )
+        check_request(self.model, prompt, new)
         session = self._golden.session()
         left, pending = new, list(prompt)
         while True:

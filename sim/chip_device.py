@@ -17,6 +17,7 @@ from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
 from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.hw.registers import MODEL, Select
+from tokenloom.sim.request import check_request
 from tokenloom.sim.simulator import build
 
 __all__ = ["ChipDevice", "Event", "Hold", "PassRecord"]
@@ -188,24 +189,10 @@ class ChipDevice:
         TokenloomError
             When the prompt is empty or too long, or the chip hangs or finds no KV page.
         """
-        if not prompt:
-            raise TokenloomError("the prompt is empty; allowed: at least one token")
-        if len(prompt) + new - 1 > self.model.positions:
-            raise TokenloomError(
-                f"{len(prompt)} prompt tokens and {new} new ones exceed the context of "
-                f"{self.model.positions} tokens"
-            )
-        for token_id in prompt:
-            if not 0 <= token_id < self.model.shape.vocab:
-                raise TokenloomError(
-                    f"token {token_id} is none of the model's; allowed: 0 to "
-                    f"{self.model.shape.vocab - 1}"
-                )
+        check_request(self.model, prompt, new)
         slots = self.hardware.memory.slots
         if not 0 <= slot < slots:
             raise TokenloomError(f"slot is {slot}; allowed: 0 to {slots - 1}")
-        if new < 1:
-            raise TokenloomError(f"{new} new tokens asked for; allowed: 1 and more")
         if len(eos) > EOS_IDS:
             raise TokenloomError(f"{len(eos)} end tokens; the chip compares with {EOS_IDS}")
         tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
