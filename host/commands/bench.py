@@ -121,16 +121,16 @@ class _Run:
 @cache
 def _run(model: str, board: str, text: str, prompt: int | None, new: int) -> _Run:
     """Play a text (its first `prompt` tokens) and `new` tokens, end of text ignored; compare."""
-    from tokenloom.host.device import VerilatorDevice
     from tokenloom.host.prepare import prepare
     from tokenloom.host.session import compare_with_golden, measured_operations, play, predictor
+    from tokenloom.sim.chip_device import ChipDevice
 
     with _models():
         ready = prepare(model, board)
     quantised = ready.quantise()
     ids = ready.text.encode(text)[:prompt]
     with progress.steps() as step:
-        chip = VerilatorDevice(quantised, ready.hardware, step)
+        chip = ChipDevice(quantised, ready.hardware, step)
     try:
         rows = ready.hardware.array.rows
         passes = -(-len(ids) // rows) + new - 1
