@@ -27,6 +27,8 @@ class Instruction:
     Attributes
     ----------
     unit : Unit
+    number : int
+        Place in the order of the program, over all units: behind all that it depends on.
     name : str
         For people and traces, such as "layer 3 gate_up".
     wait : dict
@@ -37,6 +39,7 @@ class Instruction:
     """
 
     unit: Unit
+    number: int
     name: str
     wait: dict[Unit, int]
     fields: dict[str, int]
@@ -72,6 +75,11 @@ class Program:
     gains: list[list[int]]
     frequencies: list[int]
 
+    def in_order(self) -> list[Instruction]:
+        """Every unit's instructions, each behind all that it depends on."""
+        every = [instruction for queue in self.queues.values() for instruction in queue]
+        return sorted(every, key=lambda instruction: instruction.number)
+
     def words(self, unit: Unit) -> list[int]:
         """A queue's bits, with the stop at its end."""
         stop = pack(LAYOUTS[unit], {"header": {"wait": [0] * len(Unit), "stop": 1}})
@@ -91,7 +99,14 @@ class _Builder:
     ) -> int:  # fmt: skip
         """Append an instruction; returns the unit's done count once it has finished."""
         self.queues[unit].append(
-            Instruction(unit=unit, name=name, wait=wait, fields=fields, sample_only=sample_only)
+            Instruction(
+                unit=unit,
+                number=sum(map(len, self.queues.values())),
+                name=name,
+                wait=wait,
+                fields=fields,
+                sample_only=sample_only,
+            )
         )
         return len(self.queues[unit])
 

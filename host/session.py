@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenloom.compiler.schedule import Schedule
     from tokenloom.host.device import Device
     from tokenloom.sim.chip_device import PassRecord
+    from tokenloom.sim.taps import OperationDifference
 
 __all__ = [
     "Difference",
@@ -23,6 +24,7 @@ __all__ = [
     "play",
     "predictor",
     "summary",
+    "with_operation",
 ]
 
 
@@ -67,6 +69,8 @@ class Difference:
         Row of the pass and vocabulary id of the logit; None when only the token differs.
     device, golden : int
         The two logits, or the two tokens.
+    operation : OperationDifference or str or None
+        The operation that went wrong first, or why it is not known.
     """
 
     number: int
@@ -74,8 +78,11 @@ class Difference:
     lane: int | None
     device: int
     golden: int
+    operation: OperationDifference | str | None = None
 
     def __str__(self) -> str:
+        if self.operation is not None:
+            return f"{replace(self, operation=None)}; first wrong operation: {self.operation}"
         if self.lane is None:
             return (
                 f"pass {self.number}: the logits agree, but the device sampled token "
@@ -138,6 +145,42 @@ def compare_with_golden(
             return Difference(number=number, row=None, lane=None, device=device, golden=token)
         update(number + 1)
     return None
+
+
+def with_operation(
+    difference: Difference,
+    device: Device,
+    prompt: Sequence[int],
+    records: Sequence[PassRecord],
+    step: Callable[[str], None] = lambda text: None,
+) -> Difference:
+    """Name the operation behind a difference, by playing the request again on a chip with taps.
+
+    Parameters
+    ----------
+    difference : Difference
+    device : Device
+        Where it was found; only the simulated chip has operations to look at.
+    prompt : sequence of int
+    records : sequence of PassRecord
+        The passes that were compared.
+    step : callable
+        Told what happens next.
+    """
+    from tokenloom.sim.chip_device import ChipDevice
+    from tokenloom.sim.taps import first_difference
+
+    if not device.timed or difference.lane is None:
+        return difference
+    new = sum(record.sample for record in records[: difference.number + 1])
+    chip = ChipDevice(device.model, device.hardware, step, taps=True)
+    try:
+        step("look for the first wrong operation")
+        found = first_difference(chip, device.model, prompt, new)
+    finally:
+        chip.close()
+    unknown = "none in a second run, on the chip that shows its operations"
+    return replace(difference, operation=found or unknown)
 
 
 # Prediction.

@@ -124,7 +124,7 @@ def _run(model: str, board: str, text: str, prompt: int | None, new: int) -> _Ru
     """Play a text (its first `prompt` tokens) and `new` tokens, end of text ignored; compare."""
     from tokenloom.host.device import VerilatorDevice
     from tokenloom.host.prepare import prepare
-    from tokenloom.host.session import compare_with_golden, play, predictor
+    from tokenloom.host.session import compare_with_golden, play, predictor, with_operation
     from tokenloom.sim.measured import measured_passes
 
     with _models():
@@ -144,6 +144,9 @@ def _run(model: str, board: str, text: str, prompt: int | None, new: int) -> _Ru
     with progress.counter(title, len(played)) as update:
         records = [one.record for one in played]
         difference = compare_with_golden(quantised, ids, records, update)
+    if difference is not None:
+        with progress.steps() as step:
+            difference = with_operation(difference, chip, ids, records, step)
     return _Run(
         name=ready.name,
         board=ready.hardware.name,
