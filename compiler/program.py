@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
@@ -135,8 +134,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
 
     Raises
     ------
-    ModelError
-        When the model is larger than the hardware's maxima.
+    ConfigError
+        When the model does not fit the hardware.
     """
     shape, array = model.shape, hardware.array
     hardware.check_model(shape, shape.name)
@@ -150,11 +149,6 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
     dim_blocks = regions.key_blocks
     group = shape.heads // shape.kv_heads
     sizes = [min(BLOCK, shape.head_size - BLOCK * b) for b in range(dim_blocks)]
-    if dim_blocks > 1 and any(size % columns for size in sizes):
-        raise ModelError(
-            f"{shape.name}: a head of {shape.head_size} on {columns} columns; allowed: columns "
-            f"that divide every block of {BLOCK} dims, because a tile of V lies in one block"
-        )
 
     def norm(name: str, gain: list[int], floor: int, wait: dict[Unit, int], tail: bool) -> int:
         gains.append(gain + [0] * (blocks * BLOCK - len(gain)))

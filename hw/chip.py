@@ -159,7 +159,7 @@ class Chip(Block):
         )
         m.submodules.kv_manager = instance(pages)
         tape = TapeControl(
-            depth=top.layers * (6 + top.kv_heads * (1 + hw.head_blocks)) + 2,
+            depth=hw.array_operations + 1,
             columns=c_count,
             page_tokens=memory.page_tokens,
             dim_blocks=hw.head_blocks,

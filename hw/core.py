@@ -25,20 +25,12 @@ from tokenloom.hw.sampler import Sampler
 from tokenloom.hw.taps import BLOCK_TAP, ROW_TAP, pack_tap, tap_places, tap_words
 from tokenloom.hw.unit_queue import UnitQueue
 
-__all__ = ["CFG_BITS", "EDGE", "Core", "operand_blocks"]
+__all__ = ["CFG_BITS", "EDGE", "Core"]
 
 EDGE = 1  # E: stages between the announcement of a take and the take
 CFG_BITS = 512
 
 _TAG = data.StructLayout({"block": BLOCK_TAG, "row": 5, "unit": 3})
-
-
-def operand_blocks(hardware: HardwareConfig) -> int:
-    """Blocks in an operand buffer at the maxima: norm output, context, hidden, queries."""
-    top = hardware.maxima
-    context = -(-top.heads * top.head_size // BLOCK)
-    queries = top.kv_heads * hardware.max_group * hardware.head_blocks
-    return hardware.width_blocks + context + hardware.ffn_blocks + queries
 
 
 class Core(Block):
@@ -78,8 +70,6 @@ class Core(Block):
             array.rows,
             array.drain,
         )
-        if self._k != BLOCK:
-            raise ValueError(f"array.lanes is {self._k}; this core's operand path takes {BLOCK}")
         self._slots = max(1, hardware.max_group)
         self._tokens = -(-top.positions // BLOCK) * BLOCK
         self._vocab_bits = max(1, (top.vocab - 1).bit_length())
@@ -150,7 +140,7 @@ class Core(Block):
         depths = {
             Unit.EMBED: 2,
             Unit.NORM: 2 * top.layers + 2,
-            Unit.ARRAY: top.layers * (6 + top.kv_heads * (1 + hw.head_blocks)) + 2,
+            Unit.ARRAY: hw.array_operations + 1,
             Unit.SOFTMAX: top.layers * top.kv_heads * hw.head_blocks + 1,
             Unit.CONTEXT: top.layers * top.kv_heads + 1,
         }
@@ -281,7 +271,7 @@ class Core(Block):
             lane = RowLane(rows=r_count, slots=self._slots, pairs_max=max(1, top.head_size // 2))
             residual = Residual(width=top.width, norm_lanes=hw.norm_lanes, taps=self._taps)
             sampler = Sampler(vocab_bits=self._vocab_bits)
-            buffer = OperandBuffer(blocks=operand_blocks(hw), p_blocks=1 << control.p_bits)
+            buffer = OperandBuffer(blocks=hw.operand_blocks, p_blocks=1 << control.p_bits)
             lanes.append(lane)
             residuals.append(residual)
             for name, block in (("lane", lane), ("residual", residual), ("sampler", sampler),
