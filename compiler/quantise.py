@@ -239,7 +239,7 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
     proofs: list[Proof] = []
 
     q_floor, k_floor = _score_floors(source, shape.head_size, proofs)
-    bits = fx.PROB_FRAC + fx.SHIFT_MAX + 7 + positions.bit_length()
+    bits = fx.PROB_FRAC + fx.KV_SHIFT_MAX + fx.KV_BITS - 1 + positions.bit_length()
     if bits > ACC_LIMIT:
         # acc << floor_v has to fit as well, so a floor would not help (point 12).
         raise ModelError(
@@ -416,7 +416,7 @@ def _gain(weight: npt.NDArray[np.float32]) -> Gain:
 
 
 def _magnitude(tensor: QTensor) -> int:
-    """max_n B_n: the largest sum of |W_int| over a row, times 128; exact."""
+    """max_n B_n: the largest sum of |W_int| over a row, times the largest |code|; exact."""
     largest = 0
     for start in range(0, tensor.rows, 4096):
         blocks = np.abs(tensor.integers(slice(start, start + 4096))).sum(axis=2)
@@ -425,12 +425,12 @@ def _magnitude(tensor: QTensor) -> int:
             largest,
             max((int(h) << 30) + int(x) for h, x in zip(high, low, strict=True)),
         )
-    return largest * 128
+    return largest << (fx.ACTIVATION_BITS - 1)
 
 
 def _floor(source: str, what: str, tensors: list[tuple[str, QTensor]], proofs: list[Proof]) -> int:
     """The smallest exponent floor with which all `tensors` fit the accumulator."""
-    bits = [_magnitude(tensor).bit_length() + fx.SHIFT_MAX for _, tensor in tensors]
+    bits = [_magnitude(tensor).bit_length() + fx.ACTIVATION_SHIFT_MAX for _, tensor in tensors]
     floor = max(0, max(bits) - ACC_LIMIT)
     if floor > fx.FLOOR_MAX:
         worst = tensors[bits.index(max(bits))][0]
@@ -446,7 +446,8 @@ def _floor(source: str, what: str, tensors: list[tuple[str, QTensor]], proofs: l
 def _score_floors(source: str, head_size: int, proofs: list[Proof]) -> tuple[int, int]:
     """Floors of q and k: as small as the accumulator allows, q's the larger by at most one."""
     blocks = -(-head_size // fx.BLOCK)
-    bits = (blocks * fx.BLOCK * 128 * 128).bit_length() + 2 * fx.SHIFT_MAX
+    peak = blocks * fx.BLOCK << (fx.ACTIVATION_BITS - 1 + fx.KV_BITS - 1)
+    bits = peak.bit_length() + fx.ACTIVATION_SHIFT_MAX + fx.KV_SHIFT_MAX
     excess = max(0, bits - ACC_LIMIT)
     q_floor, k_floor = excess - excess // 2, excess // 2
     if q_floor > fx.FLOOR_MAX:
