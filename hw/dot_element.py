@@ -9,14 +9,14 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
-from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS
+from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS, WEIGHT_BITS
 
 __all__ = ["DotElement", "tree_sum"]
 
 MANT_BITS = 12  # signed mantissa of an fp16 scale
 SHIFT_BITS = 5
 X_SHIFT_BITS = 6
-DOT_BITS = 22  # 32 products of 2^7 · 2^8, signed
+DOT_BITS = WEIGHT_BITS + ACTIVATION_BITS + 5  # 32 products; 2^7 · 2^8 · 2^5 has 22 bits signed
 
 
 def tree_sum(terms: Sequence[Value]) -> Value:
@@ -64,7 +64,7 @@ class DotElement(Block):
         slot_bits = max(1, (slots - 1).bit_length())
         super().__init__(
             {
-                "w_codes": In(8 * lanes),
+                "w_codes": In(WEIGHT_BITS * lanes),
                 "w_mant": In(MANT_BITS * blocks),
                 "w_shift": In(SHIFT_BITS * blocks),
                 "w_min_mant": In(MANT_BITS * blocks),
@@ -114,7 +114,7 @@ class DotElement(Block):
 
         def product(i: int) -> Value:
             lane = BLOCK * b + i
-            w = self.w_codes.word_select(lane, 8).as_signed()
+            w = self.w_codes.word_select(lane, WEIGHT_BITS).as_signed()
             return w * self.x_codes.word_select(lane, ACTIVATION_BITS).as_signed()
 
         def delayed(name: str, value: Value, stage: int, shape: object = None) -> Signal:
@@ -123,7 +123,7 @@ class DotElement(Block):
                 m.d.sync += register.eq(value)
             return register
 
-        # Stage 0: four products at a time. Stage 1: the block's exact 22-bit sum.
+        # Stage 0: four products at a time. Stage 1: the block's exact sum.
         quads = [
             delayed(f"quad{q}", tree_sum([product(i) for i in range(q, q + 4)]), 0)
             for q in range(0, BLOCK, 4)

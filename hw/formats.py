@@ -32,6 +32,7 @@ __all__ = [
     "PROB_FRAC",
     "SCORE_FRAC",
     "SUM_BITS",
+    "WEIGHT_BITS",
     "bit_length",
     "context",
     "decode_scale",
@@ -66,11 +67,12 @@ Int = npt.NDArray[np.int64]
 BLOCK = 32  # values that share one scale or one shift
 ACC_BITS = 64  # signed accumulator
 FIXED_BITS = 32  # signed fixed point between operations
+WEIGHT_BITS = 8  # codes of weights, signed: the w side of the array
+KV_BITS = WEIGHT_BITS  # codes of K and V: weights to the array, bytes in memory
 ACTIVATION_BITS = 9  # codes of activations, signed: the x side of the array
-KV_BITS = 8  # codes of K and V, signed: memory and the w side of the array
-SUM_BITS = 14  # sum of a block's activation codes, signed
-ACTIVATION_SHIFT_MAX = 23  # largest stored shift of an activation block: 31 - 8
-KV_SHIFT_MAX = 24  # the same of a K or V block: 31 - 7
+SUM_BITS = ACTIVATION_BITS + 5  # sum of a block's activation codes, signed
+ACTIVATION_SHIFT_MAX = 32 - ACTIVATION_BITS  # largest stored shift of an activation block: 23
+KV_SHIFT_MAX = 32 - KV_BITS  # the same of a K or V block: 24
 FLOOR_MAX = 20  # largest exponent floor of an operation
 DRAIN_SHIFT_MAX = 63
 SCORE_FRAC = 11  # fraction bits of a base-2 logit
