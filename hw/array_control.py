@@ -77,7 +77,7 @@ class ArrayControl(Block):
         self._slot_bits = max(1, (slots - 1).bit_length())
         self._beat_bits = max(1, (token_blocks - 1).bit_length())
         self.p_bits = 1 + self._slot_bits + self._beat_bits
-        self._addr_bits = max(10, self.p_bits)
+        self._addr_bits = max(OPERAND_BITS, self.p_bits)
         self._select_bits = max(1, (drain - 1).bit_length())
         per_row = {
             "x_addr": self._addr_bits,

@@ -295,8 +295,9 @@ class Attention(Block):
     def _context_scan(self, m: Module, buffers: list[ContextBuffer]) -> None:
         """Reads finished context blocks row by row and hands them to the quantiser."""
         op = data.View(CONTEXT_OP, self.ctx_op)
-        active, row, block = Signal(), Signal(5), Signal(10)
-        first, count, base, floor = Signal(10), Signal(10), Signal(10), Signal(5)
+        active, row, block = Signal(), Signal(5), Signal(OPERAND_BITS)
+        first, count, base = (Signal(OPERAND_BITS) for _ in range(3))
+        floor = Signal(5)
         # Head in its group and dim of the block's first value; of the operation's first block.
         head, dim = Signal(6), Signal(9)
         head_start, dim_start = Signal(6), Signal(9)

@@ -122,12 +122,12 @@ def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
         (
             ["maxima.ffn=32736", "maxima.layers=1"],
             "maxima.ffn and the other maxima in operand blocks",
-            1024,
+            2**OPERAND_BITS,
         ),
         (
             ["maxima.layers=255", "maxima.kv_heads=8", "maxima.head_size=34"],
             "maxima.layers in operations of the array",
-            4095,
+            2**DONE_BITS - 1,
         ),
     ],
 )
