@@ -97,7 +97,14 @@ ARRAY_OP = data.StructLayout(
 SOFTMAX_OP = data.StructLayout({"header": HEADER, "block": 3, "scores": 1, "parity": 1})
 
 CONTEXT_OP = data.StructLayout(
-    {"header": HEADER, "first": 10, "blocks": 10, "floor": 5, "x_base": 10}
+    {
+        "header": HEADER,
+        "first": 10,
+        "blocks": 10,
+        "tail": 6,  # values in the last block; behind them it is padded with zeros
+        "floor": 5,
+        "x_base": 10,
+    }
 )
 
 TAPE_OP = data.StructLayout(
