@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from tokenloom.hw.block import Block
 from tokenloom.hw.column import Column
 from tokenloom.hw.dot_element import DotElement
-from tokenloom.hw.isa import ARRAY_OP, Kind
+from tokenloom.hw.isa import ARRAY_OP, OPERAND_BITS, Kind
 
 __all__ = ["OPS_IN_FLIGHT", "ArrayControl"]
 

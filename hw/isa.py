@@ -99,7 +99,14 @@ ARRAY_OP = data.StructLayout(
 SOFTMAX_OP = data.StructLayout({"header": HEADER, "block": 3, "scores": 1, "parity": 1})
 
 CONTEXT_OP = data.StructLayout(
-    {"header": HEADER, "first": OPERAND_BITS, "blocks": OPERAND_BITS, "floor": 5, "x_base": OPERAND_BITS}
+    {
+        "header": HEADER,
+        "first": OPERAND_BITS,
+        "blocks": OPERAND_BITS,
+        "tail": 6,  # values in the last block; behind them it is padded with zeros
+        "floor": 5,
+        "x_base": OPERAND_BITS,
+    }
 )
 
 TAPE_OP = data.StructLayout(

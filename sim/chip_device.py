@@ -108,6 +108,8 @@ class ChipDevice:
         Told what happens next.
     taps : bool
         Simulate the chip that shows every operation's output.
+    dirty : bool
+        Begin with noise in the chip's memories and in the channels behind the weights.
 
     Raises
     ------
@@ -125,28 +127,48 @@ class ChipDevice:
         step: Callable[[str], None] = lambda text: None,
         *,
         taps: bool = False,
+        dirty: bool = False,
     ) -> None:
-        self.model, self.hardware = model, hardware
+        self.hardware, self._dirty = hardware, dirty
         step("lay out the weights")
-        self.image: MemoryImage = lay_out(model, hardware)
-        self.program: Program = compile_program(model, self.image, hardware)
-        library = build(hardware, step, taps=taps)
+        self._lay_out(model)
+        library = build(hardware, step, taps=taps, dirty=dirty)
         library.tl_new.restype = ctypes.c_void_p
         for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits", "tl_taps"):
             getattr(library, name).restype = ctypes.c_int64
         self._library = library
         step("load the model")
         self._chip = ctypes.c_void_p(library.tl_new())
-        word = hardware.memory.port_bits // 8
-        for channel, data in enumerate(self.image.channels):
-            library.tl_memory(
+        self._fill_channels()
+        self._configure()
+
+    def replace(self, model: QuantModel) -> None:
+        """Reset the chip and load another model; the chip's memories keep what they held."""
+        self._lay_out(model)
+        self._library.tl_reset(self._chip)
+        self._fill_channels()
+        self._configure()
+
+    def _lay_out(self, model: QuantModel) -> None:
+        self.model = model
+        self.image: MemoryImage = lay_out(model, self.hardware)
+        self.program: Program = compile_program(model, self.image, self.hardware)
+
+    def _fill_channels(self) -> None:
+        size = self.image.words * self.hardware.memory.port_bits // 8
+        noise = np.random.default_rng(1)
+        for channel, weights in enumerate(self.image.channels):
+            data = weights
+            if self._dirty:
+                behind = noise.integers(0, 256, size - len(weights), np.uint8)
+                data = np.concatenate([weights, behind])
+            self._library.tl_memory(
                 self._chip,
                 channel,
                 data.ctypes.data_as(ctypes.c_void_p),
                 ctypes.c_uint64(len(data)),
-                ctypes.c_uint64(self.image.words * word),
+                ctypes.c_uint64(size),
             )
-        self._configure()
 
     def close(self) -> None:
         """Free the simulator."""

@@ -74,12 +74,23 @@ struct Chip {
     int32_t fault = 0;
 
     Chip() {
+        reset();
+        top.ar_ready = (1ull << C) - 1;
+        top.w_ready = (1ull << C) - 1;
+    }
+
+    // The chip's memories keep what they hold.
+    void reset() {
         top.rst = 1;
         for (int i = 0; i < 4; i++) edge();
         top.rst = 0;
         for (int i = 0; i < 2; i++) edge();
-        top.ar_ready = (1ull << C) - 1;
-        top.w_ready = (1ull << C) - 1;
+        for (auto& queue : reads) queue.clear();
+        std::memset(answering, 0, sizeof answering);
+        top.r_valid = 0;
+        top.b_valid = 0;
+        in_pass = started = held = false;
+        fault = 0;
     }
 
     ~Chip() { top.final(); }
@@ -233,6 +244,7 @@ struct Chip {
 extern "C" {
 
 Chip* tl_new() { return new Chip; }
+void tl_reset(Chip* chip) { chip->reset(); }
 void tl_delete(Chip* chip) { delete chip; }
 
 void tl_memory(Chip* chip, int channel, const uint8_t* data, uint64_t size, uint64_t total) {

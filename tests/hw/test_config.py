@@ -9,6 +9,7 @@ import pytest
 from tokenloom.compiler.errors import ConfigError
 from tokenloom.hw import config
 from tokenloom.hw.config import HardwareConfig, load
+from tokenloom.hw.isa import DONE_BITS, OPERAND_BITS
 
 
 def changed(name="mini", **sections):
@@ -120,12 +121,17 @@ def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
             65536,
         ),
         (
-            ["maxima.ffn=32736", "maxima.layers=1"],
+            ["maxima.ffn=32736", "maxima.width=32736", "maxima.layers=1", "norm_lanes=32"],
             "maxima.ffn and the other maxima in operand blocks",
             2**OPERAND_BITS,
         ),
         (
-            ["maxima.layers=255", "maxima.kv_heads=8", "maxima.head_size=34"],
+            [
+                "maxima.layers=255",
+                "maxima.heads=32",
+                "maxima.kv_heads=32",
+                "maxima.head_size=34",
+            ],
             "maxima.layers in operations of the array",
             2**DONE_BITS - 1,
         ),
