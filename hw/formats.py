@@ -27,6 +27,7 @@ __all__ = [
     "PROB_CODE_MAX",
     "PROB_FRAC",
     "SCORE_FRAC",
+    "SCORE_TOKENS",
     "bit_length",
     "context",
     "decode_scale",
@@ -67,6 +68,7 @@ FLOOR_MAX = 20  # largest exponent floor of an operation
 DRAIN_SHIFT_MAX = 63
 SCORE_FRAC = 11  # fraction bits of a base-2 logit
 PROB_FRAC = 17  # fraction bits of an unnormalised probability
+SCORE_TOKENS = 8160  # most tokens of a softmax: their sum of probabilities fits 30 bits
 PROB_CODE_MAX = 32639  # 127 * 256 + 127: the largest code that splits into two int8
 PROB_CODE_BITS = 15
 EXP2_SHIFT_MAX = 31

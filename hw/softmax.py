@@ -14,6 +14,7 @@ from tokenloom.hw.formats import (
     PROB_FRAC,
     RECIPROCAL_BITS,
     SCORE_FRAC,
+    SCORE_TOKENS,
 )
 from tokenloom.hw.prob_quantiser import ProbQuantiser
 from tokenloom.hw.tables import exp2_table
@@ -103,9 +104,10 @@ class Softmax(Block):
             raise ValueError(f"drain = {drain} is impossible: allowed is a power of two up to 32")
         if slot_groups < 1:
             raise ValueError(f"slot_groups = {slot_groups} is impossible: allowed is 1 or more")
-        if tokens_max % BLOCK or not BLOCK <= tokens_max <= 8160:
+        if tokens_max % BLOCK or not BLOCK <= tokens_max <= SCORE_TOKENS:
             raise ValueError(
-                f"tokens_max = {tokens_max} is impossible: allowed is a multiple of 32 up to 8160"
+                f"tokens_max = {tokens_max} is impossible: allowed is a multiple of 32 up to "
+                f"{SCORE_TOKENS}"
             )
         if dim_blocks < 1:
             raise ValueError(f"dim_blocks = {dim_blocks} is impossible: allowed is 1 or more")
