@@ -2,17 +2,16 @@
 
 Nothing here is measured on a board. Two kinds of rates are derived:
 
-* *peak*: the memory at its nominal peak, nothing else in the way; every byte is one that the format
-  needs. The bound for any machine on this board that reads each weight once per pass.
-* *chip*: the generated chip. `predict()` plays the program of a model of this shape, so gaps between
-  operations, short tiles and attention are in it; the memory delivers its ceiling, and each port at
-  most a word per core cycle. The slowest of the three sets the time of a pass. Prefetch is taken as
-  deep enough to spread the reads over the pass.
+* *peak*: the memory at its nominal peak, nothing else in the way; every byte is one that the
+  format needs. The bound for any machine on this board that reads each weight once per pass.
+* *chip*: the generated chip. `predict()` plays the program of a model of this shape, so gaps
+  between operations, short tiles and attention are in it; the memory delivers its ceiling, and each
+  port at most a word per core cycle. The slowest of the three sets the time of a pass. Prefetch is
+  taken as deep enough to spread the reads over the pass.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from tokenloom.compiler.checkpoint import ModelShape
 from tokenloom.compiler.errors import ConfigError, ModelError
 from tokenloom.compiler.image import MemoryImage, plan
-from tokenloom.compiler.program import compile_program
+from tokenloom.compiler.program import Program, compile_program
 from tokenloom.compiler.quantise import Gain, QLayer, QTensor, QuantModel
 from tokenloom.compiler.schedule import Schedule, predict
 from tokenloom.compiler.shapes import PublicModel
@@ -91,12 +90,16 @@ class PassTime:
 
     @property
     def limit(self) -> str:
-        """What binds: memory bandwidth, memory port, MACs, or gaps in the schedule."""
+        """What binds: memory bandwidth, memory port, MACs, or the schedule.
+
+        The belt is the array's when that takes beats in most of its cycles; otherwise it is what
+        else the schedule has: latencies, drains, and beats that are held for several heads.
+        """
         if self.memory >= max(self.belt, self.port):
             return "memory bandwidth"
         if self.port >= self.belt:
             return "memory port"
-        return "MACs" if self.array >= max(self.memory, self.port) else "schedule gaps"
+        return "MACs" if self.array >= self.belt / 2 else "schedule"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,23 +300,21 @@ def estimate(
     rows = hardware.array.rows
     context = min(context, longest)
 
-    reason = f"needs {model.missing}" if model.missing else ""
+    reasons = [f"needs {model.missing}"] if model.missing else []
     decode = prefill = None
     try:
         hardware.check_model(shape, shape.name)
         program = compile_program(empty, image, hardware)
-        for unit in Unit:
-            program.words(unit)  # raises when a field is too narrow
+    except (ConfigError, ModelError, ValueError) as error:
+        reasons.append(f"no program: {error}")
+    else:
+        reasons += _unencodable(program)
         if context >= rows:
-            last = predict(
-                program, hardware, empty, rows=1, pos=context - 1, sample=True
-            )
+            last = predict(program, hardware, empty, rows=1, pos=context - 1, sample=True)
+            decode = pass_time(hardware, image, last, length=context, sample=True)
             middle = (context - rows) // 2
             chunk = predict(program, hardware, empty, rows=rows, pos=middle, sample=False)
-            decode = pass_time(hardware, image, last, length=context, sample=True)
             prefill = pass_time(hardware, image, chunk, length=middle + rows, sample=False)
-    except (ConfigError, ModelError, ValueError) as error:
-        reason = "; ".join(filter(None, [reason, str(error)]))
 
     derived: dict[str, Any] = {}
     if context:
@@ -335,15 +336,28 @@ def estimate(
         board=hardware.name,
         model=shape.name,
         format=format_name,
-        generated=not reason,
-        reason=reason,
+        generated=not reasons,
+        reason="; ".join(reasons),
         fits=longest > 0,
         weight_bytes=weights * hardware.array.columns,
         capacity_bytes=hardware.column_bytes * hardware.array.columns,
-        tape_bits=8 * image.embedding_base * word * hardware.array.columns
+        tape_bits=8
+        * image.embedding_base
+        * word
+        * hardware.array.columns
         / weights_per_token(shape),
         longest_context=longest,
         context_limit=context_limit,
         context=context,
         **derived,
     )
+
+
+def _unencodable(program: Program) -> list[str]:
+    """Why the instruction set cannot hold the program: the first field that is too narrow."""
+    for unit in Unit:
+        try:
+            program.words(unit)
+        except ValueError as error:
+            return [f"no encoding: {unit.name.lower()} queue, {error}"]
+    return []

@@ -1,4 +1,4 @@
-"""Shapes of models that people run, from their public config.json: for estimates, without weights."""
+"""Shapes of published models, from their config.json: for estimates, without weights."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ class HardwareConfig:
                 raise ConfigError(f"{key} = {value} is impossible: allowed is {allowed}, {why}")
 
     def _rules(self) -> Iterator[tuple[str, object, bool, str, str]]:
-        array, memory, maxima, board = self.array, self.memory, self.maxima, self.board
+        array, memory, maxima = self.array, self.memory, self.maxima
 
         for section, part in (("memory", memory), ("maxima", maxima)):
             for field in dataclasses.fields(part):
@@ -348,6 +348,13 @@ class HardwareConfig:
             "same share of a page",
         )
         yield (
+            "maxima.positions",
+            maxima.positions,
+            maxima.positions <= SCORE_TOKENS,
+            f"1 to {SCORE_TOKENS}",
+            "because the softmax's denominator has 30 bits",
+        )
+        yield (
             "memory.pages",
             memory.pages,
             self.pages_per_slot <= memory.pages <= 65536,
@@ -368,13 +375,6 @@ class HardwareConfig:
             self.acc_bits == ACC_BITS,
             f"{ACC_BITS}",
             "because the compiler's proofs and the golden model hold for that width",
-        )
-        yield (
-            "maxima.positions",
-            maxima.positions,
-            maxima.positions <= SCORE_TOKENS,
-            f"1 to {SCORE_TOKENS}",
-            "because the softmax's denominator has 30 bits",
         )
         yield from self._board_rules()
 
