@@ -14,8 +14,8 @@ _HEAD = """\
 # Estimates
 
 Written by `tokenloom estimate --markdown FILE`; every figure is *derived*, none is a board's. Rates
-are for one sequence with a context of {context} tokens (where less fits, that is named). The boards'
-figures and their sources: [boards.md](boards.md).
+are for one sequence with a context of {context} tokens (where less fits, that is named). The
+boards' figures and their sources: [boards.md](boards.md).
 
 * **memory**: weights and embedding, of what the columns can use. **context**: the longest of one
   sequence and, in brackets, what bounds it: the memory's *capacity*, the *model*, or the *chip*
@@ -25,12 +25,12 @@ figures and their sources: [boards.md](boards.md).
   for any machine with this board. A prefill pass has as many rows as the preset (`array.rows`).
 * **chip**: tokens per second of the generated chip. `predict()` plays the program for the model's
   shape, so gaps, drains and attention are in it; at the clock that the preset assumes, with the
-  memory at its ceiling and a word per port and cycle. It reads Q4_0 with a minimum per block, at 5.0
-  bits per weight. **share**: the format's bytes per second in decode, over the peak.
+  memory at its ceiling and a word per port and cycle. It reads Q4_0 with a minimum per block, at
+  5.0 bits per weight. **share**: the format's bytes per second in decode, over the peak.
 * **limit** of the chip: *MACs* (each column takes 32 weights per cycle), *schedule* (latencies,
   drains, held beats), *memory port*, or *memory bandwidth*.
-* **generated**: *not yet* says what is in the way; rates in brackets leave that out. Logic resources
-  are not estimated.
+* **generated**: *not yet* says what is in the way; rates in brackets leave that out. Logic
+  resources are not estimated.
 
 """
 

@@ -1,9 +1,11 @@
 """Every formula of the estimates against numbers that were worked out by hand."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.models_for_tests import random_model
 from tokenloom.compiler.checkpoint import ModelShape
@@ -22,6 +24,7 @@ from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
 from tokenloom.compiler.schedule import Operation, Schedule, predict
 from tokenloom.compiler.shapes import PUBLIC_MODELS, PublicModel, public_model
+from tokenloom.host.cli import cli
 from tokenloom.host.commands.estimate import estimates, line, markdown
 from tokenloom.hw.config import load
 from tokenloom.hw.isa import Unit
@@ -289,6 +292,29 @@ def test_shapes_are_unambiguous_and_sourced():
     for name, model in PUBLIC_MODELS.items():
         assert model.shape.name == name
         assert "/" in model.source
+
+
+# The command.
+
+
+def test_command(tmp_path):
+    table, data = tmp_path / "e.md", tmp_path / "e.json"
+    arguments = ["estimate", "--board", "mini", "--board", "ulx3s", "--model", "stories260K"]
+    arguments += ["--context", "100", "-P", "board.clock_mhz=50"]
+    done = CliRunner().invoke(cli, [*arguments, "--markdown", str(table), "--json", str(data)])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("(derived)\n") == 4
+    found = json.loads(data.read_text())
+    assert [(e["board"], e["format"]) for e in found] == [
+        (board, kind) for board in ("mini", "ulx3s") for kind in ("Q8_0", "Q4_0")
+    ]
+    assert {e["kind"] for e in found} == {"derived"}
+    # Where 100 tokens do not fit, the table says which context the rates are for.
+    assert [e["context"] for e in found] == [100, 100, 32, 100]
+    rows = table.read_text().splitlines()[-4:]
+    assert [" at 32 " in row for row in rows] == [False, False, True, False]
+    again = estimate("mini", PUBLIC_MODELS["stories260K"], "Q8_0", context=100)
+    assert found[0]["decode"] == pytest.approx(again.decode / 2)  # half of mini's clock
 
 
 # What the documentation says.
