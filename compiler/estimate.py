@@ -112,6 +112,8 @@ class Estimate:
     generated : bool
         Whether the generator can make this chip today; otherwise `reason` says what is in the way.
     reason : str
+    board_missing : str
+        What keeps any generated chip off the board; empty if nothing is known to.
     fits : bool
         Weights, embedding and at least one KV page lie in the board's memory.
     weight_bytes, capacity_bytes : int
@@ -140,6 +142,7 @@ class Estimate:
     format: str
     generated: bool
     reason: str
+    board_missing: str
     fits: bool
     weight_bytes: int
     capacity_bytes: int
@@ -338,6 +341,7 @@ def estimate(
         format=format_name,
         generated=not reasons,
         reason="; ".join(reasons),
+        board_missing=hardware.board.missing,
         fits=longest > 0,
         weight_bytes=weights * hardware.array.columns,
         capacity_bytes=hardware.column_bytes * hardware.array.columns,

@@ -145,6 +145,8 @@ class BoardConfig:
     """Its memory."""
     platform: str = ""
     """The vendor's platform (shell); empty where there is none."""
+    missing: str = ""
+    """What keeps the generated chip off this board; empty if nothing is known to."""
     resources: BoardResources = BoardResources()
     """What the FPGA has."""
 
@@ -296,9 +298,10 @@ class HardwareConfig:
         yield (
             "array.columns",
             array.columns,
-            1 <= array.columns <= 256,
-            "1 to 256",
-            "because each KV page (256 tokens at most) has a token in every column's channel",
+            2 <= array.columns <= 256,
+            "2 to 256",
+            "because each KV page (256 tokens at most) has a token in every column's channel, and "
+            "the array counts its columns with at least one bit",
         )
         yield (
             "array.lanes",

@@ -29,9 +29,11 @@ boards' figures and their sources: [boards.md](boards.md).
   5.0 bits per weight. **share**: the format's bytes per second in decode, over the peak.
 * **limit** of the chip: *MACs* (each column takes 32 weights per cycle), *schedule* (latencies,
   drains, held beats), *memory port*, or *memory bandwidth*.
-* **generated**: *not yet* says what is in the way; rates in brackets leave that out. Logic
-  resources are not estimated.
+* **generated**: *not yet* says what is in the way; rates in brackets leave that out. It
+  is about the Verilog; what each board lacks besides stands below.
+  Logic resources are not estimated.
 
+{missing}
 """
 
 _COLUMNS = (
@@ -139,4 +141,6 @@ def markdown(entries: Sequence[Estimate], context: int) -> str:
     rows = [list(_COLUMNS), ["---"] * len(_COLUMNS)]
     rows += [_cells(entry, context) for entry in entries]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    return _HEAD.format(context=context) + table
+    missing = {entry.board: entry.board_missing for entry in entries if entry.board_missing}
+    lacks = "".join(f"* `{board}` lacks {what}.\n" for board, what in missing.items())
+    return _HEAD.format(context=context, missing=lacks) + table

@@ -311,6 +311,8 @@ def test_command(tmp_path):
     assert {e["kind"] for e in found} == {"derived"}
     # Where 100 tokens do not fit, the table says which context the rates are for.
     assert [e["context"] for e in found] == [100, 100, 32, 100]
+    assert "\n* `ulx3s` lacks room: 166 of 156 multipliers" in table.read_text()
+    assert "`mini` lacks" not in table.read_text()
     rows = table.read_text().splitlines()[-4:]
     assert [" at 32 " in row for row in rows] == [False, False, True, False]
     again = estimate("mini", PUBLIC_MODELS["stories260K"], "Q8_0", context=100)

@@ -105,8 +105,8 @@ def test_frozen():
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
-        ("array.columns=0", "1 to 256"),
-        ("array.columns=512", "1 to 256"),
+        ("array.columns=1", "2 to 256"),
+        ("array.columns=512", "2 to 256"),
         ("array.columns=3", "divides array.columns = 3"),
         ("array.lanes=48", "32, 64 or 128"),
         ("array.rows=0", "1 to 16"),
