@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block, instance
+from tokenloom.hw.channel import Channel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS, EDGE, Core
 from tokenloom.hw.isa import TAPE_OP, Unit
 from tokenloom.hw.kv_manager import KvManager
 from tokenloom.hw.kv_writer import KvWriter
 from tokenloom.hw.pass_control import EOS_IDS, PassControl
-from tokenloom.hw.read_arbiter import ReadArbiter
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.row_reader import RowReader
 from tokenloom.hw.tape_control import TapeControl
-from tokenloom.hw.tape_reader import TapeReader
 
 __all__ = ["Chip"]
 
@@ -219,7 +218,8 @@ class Chip(Block):
         m.submodules.row_reader = instance(row_reader)
         row_channel = Signal.like(control.fetch_channel)
         words_left = Signal(16)
-        fetch = Signal()
+        fetch, take, accepted = Signal(), Signal(), Signal()
+        wanted = Signal(range(EDGE + 2))
         m.d.comb += [
             # One row at a time: rows of different channels must not overtake each other.
             fetch.eq(control.fetch_valid & (words_left == 0) & row_reader.req_ready),
@@ -240,67 +240,65 @@ class Chip(Block):
         with m.Elif(row_reader.r_valid & row_reader.r_ready):
             m.d.sync += words_left.eq(words_left - 1)
 
-        readers, arbiters = [], []
+        channels = []
         for c in range(c_count):
-            reader = TapeReader(
+            channel = Channel(
                 port_bits=port,
                 lanes=array.lanes,
                 buffer_words=memory.buffer_words,
                 dim_blocks_max=hw.head_blocks,
+                channels=c_count,
             )
-            arbiter = ReadArbiter(port_bits=port)
-            m.submodules[f"tape_reader{c}"] = instance(reader)
-            m.submodules[f"read_arbiter{c}"] = instance(arbiter)
-            readers.append(reader)
-            arbiters.append(arbiter)
-            mine = row_channel == c
+            m.submodules[f"channel{c}"] = instance(channel)
+            channels.append(channel)
             m.d.comb += [
-                reader.cmd_kind.eq(tape.cmd_kind),
-                reader.cmd_addr.eq(tape.cmd_addr),
-                reader.cmd_addr2.eq(tape.cmd_addr2),
-                reader.cmd_blocks.eq(tape.cmd_blocks),
-                reader.cmd_dim_blocks.eq(registers.key_blocks),
-                reader.cfg_we.eq(cfg_we & (cfg_sel == Select.CODEBOOK)),
-                reader.cfg_addr.eq(cfg_addr),
-                reader.cfg_data.eq(cfg_data),
-                reader.beat_take.eq(core.take & en),
-                arbiter.tape_ar_valid.eq(reader.ar_valid),
-                arbiter.tape_ar_addr.eq(reader.ar_addr),
-                arbiter.tape_ar_len.eq(reader.ar_len),
-                reader.ar_ready.eq(arbiter.tape_ar_ready),
-                reader.r_valid.eq(arbiter.tape_r_valid),
-                reader.r_data.eq(arbiter.tape_r_data),
-                arbiter.tape_r_ready.eq(reader.r_ready),
-                arbiter.row_ar_valid.eq(row_reader.ar_valid & mine),
-                arbiter.row_ar_addr.eq(row_reader.ar_addr),
-                arbiter.row_ar_len.eq(row_reader.ar_len),
-                arbiter.row_r_ready.eq(row_reader.r_ready),
-                self.ar_valid[c].eq(arbiter.ar_valid),
-                arbiter.ar_ready.eq(self.ar_ready[c]),
-                self.ar_addr.word_select(c, self._addr_bits).eq(arbiter.ar_addr),
-                self.ar_len.word_select(c, 4).eq(arbiter.ar_len),
-                arbiter.r_valid.eq(self.r_valid[c]),
-                self.r_ready[c].eq(arbiter.r_ready),
-                arbiter.r_data.eq(self.r_data.word_select(c, port)),
-                core.codes.word_select(c, 8 * array.lanes).eq(reader.codes),
-                core.scale.word_select(c, 16).eq(reader.scale),
-                core.minimum.word_select(c, 16).eq(reader.minimum),
-                core.v_shifts.word_select(c, 5).eq(reader.v_shift),
+                channel.index.eq(c),
+                channel.cmd_valid.eq(accepted),
+                channel.cmd_kind.eq(tape.cmd_kind),
+                channel.cmd_addr.eq(tape.cmd_addr),
+                channel.cmd_addr2.eq(tape.cmd_addr2),
+                channel.cmd_blocks.eq(tape.cmd_blocks),
+                channel.cmd_dim_blocks.eq(registers.key_blocks),
+                channel.cfg_we.eq(row_reader.cfg_we),
+                channel.cfg_addr.eq(row_reader.cfg_addr),
+                channel.cfg_data.eq(row_reader.cfg_data),
+                channel.row_channel.eq(row_channel),
+                channel.row_ar_valid.eq(row_reader.ar_valid),
+                channel.row_ar_addr.eq(row_reader.ar_addr),
+                channel.row_ar_len.eq(row_reader.ar_len),
+                channel.row_r_ready.eq(row_reader.r_ready),
+                channel.ar_ready.eq(self.ar_ready[c]),
+                channel.r_valid.eq(self.r_valid[c]),
+                channel.r_data.eq(self.r_data.word_select(c, port)),
+                channel.wanted.eq(wanted),
+                channel.take.eq(take),
             ]
-        accepted = Signal()
+
+        def packed(name: str) -> Value:
+            return Cat(getattr(channel, name) for channel in channels)
+
         m.d.comb += [
-            accepted.eq(tape.cmd_valid & Cat(reader.cmd_ready for reader in readers).all()),
+            wanted.eq(sum((core.will_take[i] for i in range(EDGE)), core.take)),
+            take.eq(core.take & en),
+            accepted.eq(tape.cmd_valid & packed("cmd_ready").all()),
             tape.cmd_ready.eq(accepted),
-            core.pow2.eq(readers[0].pow2),
-            row_reader.ar_ready.eq(Array(a.row_ar_ready for a in arbiters)[row_channel]),
-            row_reader.r_valid.eq(Array(a.row_r_valid for a in arbiters)[row_channel]),
-            row_reader.r_data.eq(Array(a.row_r_data for a in arbiters)[row_channel]),
+            self.ar_valid.eq(packed("ar_valid")),
+            self.ar_addr.eq(packed("ar_addr")),
+            self.ar_len.eq(packed("ar_len")),
+            self.r_ready.eq(packed("r_ready")),
+            core.codes.eq(packed("codes")),
+            core.scale.eq(packed("scale")),
+            core.minimum.eq(packed("minimum")),
+            core.v_shifts.eq(packed("v_shift")),
+            core.pow2.eq(channels[0].pow2),
+            row_reader.ar_ready.eq(packed("row_ar_ready").any()),
+            row_reader.r_valid.eq(packed("row_r_valid").any()),
+            row_reader.r_data.eq(Array(channel.r_data for channel in channels)[row_channel]),
             row_reader.take.eq(core.row_take & en),
             core.row_codes.eq(row_reader.codes),
             core.row_scale.eq(row_reader.scale),
             core.row_minimum.eq(row_reader.minimum),
         ]
-        m.d.comb += [reader.cmd_valid.eq(accepted) for reader in readers]
 
         # K and V.
         writer = KvWriter(columns=c_count, port_bits=port, page_tokens=memory.page_tokens, depth=32)
@@ -356,8 +354,7 @@ class Chip(Block):
         m.d.comb += tape.layers_written.eq(layers_written)
 
         # The enable.
-        wanted = sum((core.will_take[i] for i in range(EDGE)), core.take)
-        tape_ready = Cat(reader.beat_count >= wanted for reader in readers).all()
+        tape_ready = packed("enough").all()
         stall_tape, stall_row, stall_kv = Signal(), Signal(), Signal()
         m.d.comb += [
             stall_tape.eq(control.active & ~tape_ready),

@@ -51,7 +51,7 @@ def test_generate(board):
     columns, port = hardware.array.columns, hardware.memory.port_bits
     assert re.search(rf"\[{columns * port - 1}:0\] r_data;", texts["chip"])
     # One definition each, however many instances.
-    assert len(re.findall(r"^  tape_reader ", texts["chip"], re.MULTILINE)) == columns
+    assert len(re.findall(r"^  column ", texts["array"], re.MULTILINE)) == columns
     assert len(re.findall(r"^  dot_element ", texts["column"], re.MULTILINE)) == hardware.array.rows
 
 

@@ -29,7 +29,7 @@ from tokenloom.host.commands.estimate import estimates, line, markdown
 from tokenloom.hw.config import load
 from tokenloom.hw.isa import Unit
 from tokenloom.hw.kv_layout import KvLayout
-from tokenloom.hw.tape_reader import TapeKind
+from tokenloom.hw.tape_format import TapeKind
 
 ROOT = Path(__file__).resolve().parents[2]
 
