@@ -12,6 +12,7 @@ Nothing here is measured on a board. Two kinds of rates are derived:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,13 +22,12 @@ import numpy as np
 from tokenloom.compiler.checkpoint import ModelShape
 from tokenloom.compiler.errors import ConfigError, ModelError
 from tokenloom.compiler.image import MemoryImage, plan
-from tokenloom.compiler.program import Program, compile_program
+from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import Gain, QLayer, QTensor, QuantModel
 from tokenloom.compiler.schedule import Schedule, predict
 from tokenloom.compiler.shapes import PublicModel
 from tokenloom.hw import config
 from tokenloom.hw.config import BLOCK, HardwareConfig
-from tokenloom.hw.isa import Unit
 
 __all__ = [
     "FORMATS",
@@ -284,7 +284,7 @@ def estimate(
     if format_name not in FORMATS:
         raise ModelError(f"no format {format_name!r}; allowed are {', '.join(FORMATS)}")
     kind, shape = FORMATS[format_name], model.shape
-    hardware = config.load(board, overrides, maxima_from=shape)
+    hardware = config.load(board, overrides)
     chip_positions = min(shape.positions, hardware.maxima.positions)
     empty = weightless(shape, kind.code_bits, chip_positions)
     image = plan(empty, hardware)
@@ -306,12 +306,14 @@ def estimate(
     reasons = [f"needs {model.missing}"] if model.missing else []
     decode = prefill = None
     try:
+        hardware = config.load(board, overrides, maxima_from=shape)
         hardware.check_model(shape, shape.name)
         program = compile_program(empty, image, hardware)
     except (ConfigError, ModelError, ValueError) as error:
-        reasons.append(f"no program: {error}")
+        # Without the place in the preset's file, and without why.
+        what = re.sub(r"^\S+\.toml\S*( sized for the model)?: ", "", str(error))
+        reasons.append("no chip: " + what.split(", because")[0])
     else:
-        reasons += _unencodable(program)
         if context >= rows:
             last = predict(program, hardware, empty, rows=1, pos=context - 1, sample=True)
             decode = pass_time(hardware, image, last, length=context, sample=True)
@@ -355,13 +357,3 @@ def estimate(
         context=context,
         **derived,
     )
-
-
-def _unencodable(program: Program) -> list[str]:
-    """Why the instruction set cannot hold the program: the first field that is too narrow."""
-    for unit in Unit:
-        try:
-            program.words(unit)
-        except ValueError as error:
-            return [f"no encoding: {unit.name.lower()} queue, {error}"]
-    return []

@@ -17,6 +17,7 @@ from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
 from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.hw.registers import MODEL, Select
+from tokenloom.hw.taps import tap_words
 from tokenloom.sim.request import check_request
 from tokenloom.sim.simulator import build
 
@@ -105,6 +106,8 @@ class ChipDevice:
     hardware : HardwareConfig
     step : callable
         Told what happens next.
+    taps : bool
+        Simulate the chip that shows every operation's output.
 
     Raises
     ------
@@ -120,14 +123,16 @@ class ChipDevice:
         model: QuantModel,
         hardware: HardwareConfig,
         step: Callable[[str], None] = lambda text: None,
+        *,
+        taps: bool = False,
     ) -> None:
         self.model, self.hardware = model, hardware
         step("lay out the weights")
         self.image: MemoryImage = lay_out(model, hardware)
         self.program: Program = compile_program(model, self.image, hardware)
-        library = build(hardware, step)
+        library = build(hardware, step, taps=taps)
         library.tl_new.restype = ctypes.c_void_p
-        for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits"):
+        for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits", "tl_taps"):
             getattr(library, name).restype = ctypes.c_int64
         self._library = library
         step("load the model")
@@ -252,6 +257,12 @@ class ChipDevice:
             logits=logits,
             token=token,
         )
+
+    def taps(self) -> npt.NDArray[np.uint32]:
+        """Records of the last pass, [belt cycles with an output, `taps.tap_words`]."""
+        words = np.zeros(self._library.tl_taps(self._chip, None), np.uint32)
+        self._library.tl_taps(self._chip, words.ctypes.data_as(ctypes.c_void_p))
+        return words.reshape(-1, tap_words(self.hardware))
 
     def events(self) -> list[Event]:
         """Starts and ends of every operation so far."""

@@ -1,5 +1,6 @@
 // Drives the verilated chip: an ideal memory behind its channels, requests, and the record of a run.
-// Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_UNITS.
+// Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_UNITS; with TL_TAP_WORDS
+// when the chip shows every operation's output.
 
 #include <cstdint>
 #include <cstring>
@@ -65,6 +66,7 @@ struct Chip {
     std::vector<Pass> passes;
     std::vector<Event> events;
     std::vector<int32_t> logits[R];
+    std::vector<uint32_t> taps;  // of the pass in progress, or of the last one
     bool in_pass = false, started = false, held = false;
     int64_t belt = 0, cycles = 0;
     int32_t hold_mode = 0;
@@ -185,6 +187,7 @@ struct Chip {
             Pass& pass = passes.back();
             pass.rows = top.rows_used, pass.pos = top.pos, pass.sample = top.sample;
             for (auto& row : logits) row.clear();
+            taps.clear();
         }
         if (!in_pass) return;
         Pass& pass = passes.back();
@@ -219,6 +222,9 @@ struct Chip {
         for (int r = 0; r < R; r++)
             if (bits(top.logit_valid, r, 1))
                 logits[r].push_back(int32_t(bits(top.logit, 32 * r, 32)));
+#ifdef TL_TAP_WORDS
+        if (top.tap_valid) taps.insert(taps.end(), &top.tap[0], &top.tap[0] + TL_TAP_WORDS);
+#endif
     }
 };
 
@@ -318,6 +324,11 @@ int64_t tl_logits(Chip* chip, int row, int32_t* to) {
     auto& logits = chip->logits[row];
     if (to) std::memcpy(to, logits.data(), logits.size() * 4);
     return int64_t(logits.size());
+}
+
+int64_t tl_taps(Chip* chip, uint32_t* to) {
+    if (to) std::memcpy(to, chip->taps.data(), chip->taps.size() * 4);
+    return int64_t(chip->taps.size());
 }
 
 }  // extern "C"
