@@ -21,7 +21,7 @@ ARGS ?=
 BENCH_OUT = $(if $(findstring --only,$(ARGS)),,--markdown docs/benchmarks.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test generate sim lint bench verify clean
+.PHONY: help setup run test generate sim lint bench estimate verify clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -53,6 +53,9 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 
 bench: $(STAMP) ## Measure every figure of docs/benchmarks.md
 	@$(BIN)/tokenloom bench --json build/bench.json $(BENCH_OUT) $(ARGS)
+
+estimate: $(STAMP) ## Derive rates and contexts of every board and model: docs/estimates.md
+	@$(BIN)/tokenloom estimate --markdown docs/estimates.md $(ARGS)
 
 verify: export TOKENLOOM_DEEP = 1
 verify: lint test ## Check style, types and every test
