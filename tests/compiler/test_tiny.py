@@ -106,7 +106,7 @@ def test_end_token(source, checkpoint):
 
 
 def test_tiny_knows_simple_stories(source, checkpoint):
-    """As if it guessed among fewer than 8 of the 512 tokens, in float64 and in the chip's integers."""
+    """A guess among fewer than 8 of the 512 tokens, in float64 and in the chip's integers."""
     ids = source.text().encode(STORY)
     golden = Golden(quantise(checkpoint, positions=len(ids)))
     floating = perplexity(Reference(checkpoint).logits, [ids])
