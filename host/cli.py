@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.jsonfile import write_json, write_text
@@ -148,8 +149,16 @@ def run_command(
     device: str,
     check: bool,
 ) -> None:
-    """Let the generated chip answer a prompt, simulated by Verilator."""
+    """Let the generated chip answer a prompt, simulated by Verilator.
+
+    Without --model the small model that ships with tokenloom takes the default's place where that
+    cannot be fetched.
+    """
+    from tokenloom.compiler.models import FALLBACK_MODEL
     from tokenloom.host.commands.run import run, show
+
+    chosen = click.get_current_context().get_parameter_source("model")
+    fallback = FALLBACK_MODEL if chosen is ParameterSource.DEFAULT else None
 
     def emit(text: str) -> None:
         sys.stdout.write(text)
@@ -166,6 +175,7 @@ def run_command(
         memory=memory,
         device=device,
         check=check,
+        fallback=fallback,
         emit=emit,
     )
     show(result)
