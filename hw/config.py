@@ -289,10 +289,11 @@ class HardwareConfig:
         yield (
             "array.columns",
             array.columns,
-            _power_of_two(array.columns) and array.columns <= 256,
-            "a power of two up to 256",
-            "because tokens and embedding rows are dealt out to the columns by their lowest bits, "
-            "and each KV page (256 tokens at most) has a token in every column's channel",
+            _power_of_two(array.columns) and 2 <= array.columns <= 256,
+            "a power of two from 2 to 256",
+            "because the array counts its columns with at least one bit, tokens and embedding rows "
+            "are dealt out to the columns by their lowest bits, and each KV page (256 tokens at "
+            "most) has a token in every column's channel",
         )
         yield (
             "array.lanes",

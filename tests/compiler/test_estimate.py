@@ -255,10 +255,10 @@ def made_up_model(**change):
 @pytest.mark.parametrize(
     ("board", "change", "reason", "rates"),
     [
-        # 31 layers x (6 + 64 heads x 2) array operations: more than 12 bits count.
+        # 123 layers x (6 + 64 heads x 2) array operations: more than 14 bits count.
         (
             "mini",
-            {"heads": 64, "kv_heads": 64, "layers": 31},
+            {"heads": 64, "kv_heads": 64, "layers": 123},
             "no chip: maxima.layers in operations",
             False,
         ),

@@ -107,9 +107,10 @@ def test_frozen():
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
-        ("array.columns=0", "power of two up to 256"),
-        ("array.columns=512", "power of two up to 256"),
-        ("array.columns=3", "power of two up to 256"),
+        ("array.columns=1", "power of two from 2 to 256"),
+        ("array.columns=0", "power of two from 2 to 256"),
+        ("array.columns=512", "power of two from 2 to 256"),
+        ("array.columns=3", "power of two from 2 to 256"),
         ("array.lanes=48", "32, because"),
         ("array.lanes=64", "32, because"),
         ("array.lanes=128", "32, because"),
