@@ -13,7 +13,7 @@ from tokenloom.hw.attention import Attention
 from tokenloom.hw.block import Block, instance
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.embedding import Embedding
-from tokenloom.hw.formats import ACC_BITS
+from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS
 from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, EMBED_OP, NORM_OP, OPERAND_BITS, Dest, Kind, Unit
 from tokenloom.hw.operand_buffer import OperandBuffer
 from tokenloom.hw.quantiser import Quantiser
@@ -22,7 +22,7 @@ from tokenloom.hw.residual import Residual
 from tokenloom.hw.rmsnorm import RmsNorm
 from tokenloom.hw.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
 from tokenloom.hw.sampler import Sampler
-from tokenloom.hw.taps import BLOCK_TAP, ROW_TAP, pack_tap, tap_places, tap_words
+from tokenloom.hw.taps import BLOCK_TAP, CODE_BITS, ROW_TAP, pack_tap, tap_places, tap_words
 from tokenloom.hw.unit_queue import UnitQueue
 
 __all__ = ["CFG_BITS", "EDGE", "Core"]
@@ -485,7 +485,12 @@ class Core(Block):
                 "block_unit": q_tag.unit,
                 "block_row": q_tag.row,
                 "block_shift": quantiser.out_sx,
-                "block_codes": quantiser.out_codes,
+                "block_codes": Cat(
+                    Cat(code, code[-1].replicate(CODE_BITS - len(code)))
+                    for code in (
+                        quantiser.out_codes.word_select(i, ACTIVATION_BITS) for i in range(BLOCK)
+                    )
+                ),
             }
             for name in ("target", "bank", "addr", "last", "layer", "head", "block"):
                 tags[f"block_{name}"] = q_tag.block[name]
