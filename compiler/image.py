@@ -12,7 +12,7 @@ from tokenloom.compiler.pack import pack_row, pack_weights
 from tokenloom.compiler.quantise import QTensor, QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.kv_layout import KvLayout
-from tokenloom.hw.tape_reader import TapeKind
+from tokenloom.hw.tape_format import TapeKind
 
 __all__ = ["MemoryImage", "Segment", "lay_out"]
 

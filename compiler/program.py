@@ -15,7 +15,7 @@ from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
-from tokenloom.hw.tape_reader import TapeKind
+from tokenloom.hw.tape_format import TapeKind
 
 __all__ = ["Instruction", "Program", "compile_program"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.jsonfile import write_json, write_text
+from tokenloom.host.jsonfile import write_json
 
 __all__ = ["cli", "common_options", "main"]
 
@@ -268,6 +268,8 @@ def schedule_command(
 
 @cli.command("bench")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this row; may be repeated.")
+@click.option("--list", "listed", is_flag=True, help="Print the rows instead.")
+@click.option("--again", is_flag=True, help="Measure also what was measured with the same sources.")
 @click.option(
     "--json",
     "json_file",
@@ -280,30 +282,39 @@ def schedule_command(
     "markdown_file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the whole table to FILE.",
+    help="Write the whole table to FILE; rows without a value never replace one.",
 )
 def bench_command(
-    only: tuple[str, ...], json_file: Path | None, markdown_file: Path | None
+    only: tuple[str, ...],
+    listed: bool,
+    again: bool,
+    json_file: Path | None,
+    markdown_file: Path | None,
 ) -> None:
     """Measure every figure of docs/benchmarks.md; models and boards are part of the figures."""
-    from tokenloom.host.commands.bench import bench, markdown
+    from tokenloom.host.bench.saved import Saved
+    from tokenloom.host.bench.table import write_table
+    from tokenloom.host.commands.bench import bench, listing
 
+    if listed:
+        click.echo("\n".join(listing()))
+        return
     if only and markdown_file is not None:
         raise click.UsageError("--markdown writes the whole table; leave out --only")
 
-    def told(rows: list[dict[str, Any]]) -> None:
+    def told(rows: list[Saved]) -> None:
         if json_file is not None:
-            write_json(json_file, rows)
+            write_json(json_file, [row.entry() for row in rows])
         last = rows[-1]
-        ok = {True: "ok", False: "NOT OK", None: "-"}[last["ok"]]
-        value = "-" if last["value"] is None else f"{last['value']:,} {last['unit']}"
-        click.echo(f"{last['name']}: {value} (target {last['target'] or 'none'}): {ok}")
-        click.echo(f"    {last['how']}")
+        ok = {True: "ok", False: "NOT OK", None: "-"}[last.ok]
+        value = "-" if last.value is None else f"{last.value:,} {last.unit}"
+        click.echo(f"{last.name}: {value} (target {last.target or 'none'}): {ok}")
+        click.echo(f"    {last.how}")
 
-    rows = bench(only, told)
+    rows = bench(only, told, again=again)
     if markdown_file is not None:
-        write_text(markdown_file, markdown(rows))
-    if any(entry["ok"] is False for entry in rows):
+        write_table(markdown_file, rows)
+    if any(row.ok is False for row in rows):
         sys.exit(1)
 
 

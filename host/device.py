@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from tokenloom.compiler.program import Program
     from tokenloom.compiler.quantise import QuantModel
     from tokenloom.hw.config import HardwareConfig
-    from tokenloom.sim.chip_device import Event, PassRecord
+    from tokenloom.sim.chip_device import PassRecord
 
-__all__ = ["DEVICES", "Device", "VerilatorDevice", "open_device"]
+__all__ = ["DEVICES", "Device", "open_device"]
 
 Step = Callable[[str], None]
 
@@ -60,47 +60,6 @@ class Device(Protocol):
         ...
 
 
-class VerilatorDevice:
-    """The generated Verilog, simulated by Verilator.
-
-    Parameters
-    ----------
-    model : QuantModel
-    hardware : HardwareConfig
-    step : callable
-        Told what happens next.
-    """
-
-    name = "verilator"
-    timed = True
-
-    def __init__(self, model: QuantModel, hardware: HardwareConfig, step: Step = _no_step) -> None:
-        from tokenloom.sim.chip_device import ChipDevice
-
-        step("lay out the weights")
-        self._chip = ChipDevice(model, hardware, step)
-        self.model, self.hardware, self.program = model, hardware, self._chip.program
-
-    def generate(
-        self, prompt: Sequence[int], new: int, eos: Sequence[int] = ()
-    ) -> Iterator[PassRecord]:
-        """As `Device.generate`; an end token that the chip's few registers lack ends it here."""
-        from tokenloom.hw.pass_control import EOS_IDS
-
-        for record in self._chip.generate(prompt, new, tuple(eos)[:EOS_IDS]):
-            yield record
-            if record.token is not None and record.token in eos:
-                return
-
-    def events(self) -> list[Event]:
-        """Starts and ends of every operation so far."""
-        return self._chip.events()
-
-    def close(self) -> None:
-        """Free the simulator."""
-        self._chip.close()
-
-
 DEVICES = ("verilator", "golden")
 """Names that `open_device` knows."""
 
@@ -125,7 +84,9 @@ def open_device(
         If there is no such device, or the model does not fit the hardware.
     """
     if name == "verilator":
-        return VerilatorDevice(model, hardware, step)
+        from tokenloom.sim.chip_device import ChipDevice
+
+        return ChipDevice(model, hardware, step)
     if name == "golden":
         from tokenloom.host.golden_device import GoldenDevice
 

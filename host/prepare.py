@@ -10,6 +10,7 @@ from tokenloom.host import progress
 
 if TYPE_CHECKING:
     from tokenloom.compiler.checkpoint import Checkpoint
+    from tokenloom.compiler.program import Program
     from tokenloom.compiler.quantise import QuantModel
     from tokenloom.compiler.text import Text
     from tokenloom.hw.config import HardwareConfig
@@ -45,6 +46,14 @@ class Prepared:
         positions = min(self.hardware.maxima.positions, self.checkpoint.shape.positions)
         with progress.step(f"quantise {self.name}"):
             return quantise(self.checkpoint, positions=positions)
+
+    def program(self, model: QuantModel) -> Program:
+        """What the chip plays for the quantised model, for predictions without a device."""
+        from tokenloom.compiler.image import lay_out
+        from tokenloom.compiler.program import compile_program
+
+        with progress.step("lay out the weights"):
+            return compile_program(model, lay_out(model, self.hardware), self.hardware)
 
 
 def prepare(model: str, board: str, overrides: Sequence[str] = ()) -> Prepared:

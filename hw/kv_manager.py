@@ -7,7 +7,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
-from tokenloom.hw.tape_reader import pick
+from tokenloom.hw.words import pick
 
 __all__ = ["KvManager"]
 

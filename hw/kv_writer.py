@@ -7,7 +7,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
-from tokenloom.hw.tape_reader import check_port_bits, pick
+from tokenloom.hw.words import check_port_bits, pick
 
 __all__ = ["KvWriter"]
 

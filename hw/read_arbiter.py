@@ -9,7 +9,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
-from tokenloom.hw.tape_reader import ADDRESS_BITS, check_port_bits
+from tokenloom.hw.words import ADDRESS_BITS, check_port_bits
 
 __all__ = ["ReadArbiter"]
 

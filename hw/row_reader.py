@@ -8,14 +8,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
-from tokenloom.hw.tape_reader import (
-    ADDRESS_BITS,
-    BurstMaker,
-    add_codebook,
-    ceil_shift,
-    check_port_bits,
-    pick,
-)
+from tokenloom.hw.burst_maker import BurstMaker
+from tokenloom.hw.codebook import add_codebook
+from tokenloom.hw.words import ADDRESS_BITS, ceil_shift, check_port_bits, pick
 
 __all__ = ["RowReader"]
 

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
 from tokenloom.hw.isa import TAPE_OP
-from tokenloom.hw.tape_reader import TapeKind
+from tokenloom.hw.tape_format import TapeKind
 
 __all__ = ["PASS_BITS", "TapeControl"]
 

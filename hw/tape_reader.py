@@ -2,158 +2,20 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
+from tokenloom.hw.burst_maker import BurstMaker
+from tokenloom.hw.tape_format import BLOCKS_BITS, TapeFormat, TapeKind
+from tokenloom.hw.tape_unpack import add_unpacker
+from tokenloom.hw.words import ADDRESS_BITS, check_port_bits
 
-__all__ = ["ADDRESS_BITS", "BLOCKS_BITS", "BurstMaker", "TapeKind", "TapeReader", "add_codebook"]
-
-ADDRESS_BITS = 32
-"""Bits of a word address."""
-BLOCKS_BITS = 24
-"""Bits of a command's number of blocks."""
-
-
-class TapeKind(enum.IntEnum):
-    """What a command of the tape reader fetches."""
-
-    Q8 = 0
-    Q4 = 1
-    K = 2
-    V = 3
-
-
-def check_port_bits(port_bits: int) -> None:
-    """Raises ValueError unless `port_bits` is a width the readers know."""
-    if port_bits not in (256, 512):
-        raise ValueError(f"port_bits has to be 256 or 512, not {port_bits!r}")
-
-
-def ceil_shift(value: Value, shift: int) -> Value:
-    """ceil(value / 2^shift)."""
-    return (value + ((1 << shift) - 1))[shift:] if shift else value
-
-
-def pick(m: Module, value: Value, index: Value, width: int, count: int) -> Signal:
-    """Part number `index` of the first `count` parts of `width` bits, the last beyond them."""
-    result = Signal(width)
-    with m.Switch(index):
-        for i in range(count - 1):
-            with m.Case(i):
-                m.d.comb += result.eq(value[width * i : width * (i + 1)])
-        with m.Default():
-            m.d.comb += result.eq(value[width * (count - 1) : width * count])
-    return result
-
-
-def add_codebook(m: Module, *, we: Value, addr: Value, data: Value, codes: Value) -> Value:
-    """Adds a 16-entry register file to `m` and looks every 4-bit code of `codes` up in it.
-
-    It holds 0..15 after configuration; a reset leaves it alone.
-    """
-    m.submodules.codebook = book = Memory(shape=8, depth=16, init=range(16))
-    write = book.write_port()
-    m.d.comb += [write.en.eq(we), write.addr.eq(addr), write.data.eq(data)]
-    values = []
-    for i in range(len(codes) // 4):
-        read = book.read_port(domain="comb")
-        m.d.comb += read.addr.eq(codes.word_select(i, 4))
-        values.append(read.data)
-    return Cat(*values)
-
-
-class BurstMaker(wiring.Component):
-    """Splits segments of words into bursts for which the word buffer has room.
-
-    A burst ends where its address is a multiple of 16 words, so none crosses 4 KiB.
-
-    Parameters
-    ----------
-    port_bits : int
-        Bits of a memory word.
-    buffer_words : int
-        Words that may be requested or buffered at a time.
-    words_bits : int
-        Bits of a segment's length.
-
-    Members
-    -------
-    seg_valid, seg_ready, seg_addr, seg_words
-        The next segment: word address and number of words.
-    freed : In(1)
-        A word has left the buffer.
-    busy : Out(1)
-        There are words left to request.
-    ar_valid, ar_ready, ar_addr, ar_len
-        Byte address and words - 1 of a burst.
-
-    Latency
-    -------
-    Two cycles from a segment to its first burst, then one burst per cycle.
-    """
-
-    def __init__(self, *, port_bits: int, buffer_words: int, words_bits: int) -> None:
-        check_port_bits(port_bits)
-        if buffer_words < 16:
-            raise ValueError(
-                f"buffer_words has to be at least one burst of 16, not {buffer_words!r}"
-            )
-        self._shift = (port_bits // 8).bit_length() - 1
-        self._buffer_words = buffer_words
-        super().__init__(
-            {
-                "seg_valid": In(1),
-                "seg_ready": Out(1),
-                "seg_addr": In(ADDRESS_BITS),
-                "seg_words": In(words_bits),
-                "freed": In(1),
-                "busy": Out(1),
-                "ar_valid": Out(1),
-                "ar_ready": In(1),
-                "ar_addr": Out(ADDRESS_BITS + self._shift),
-                "ar_len": Out(4),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        addr = Signal(ADDRESS_BITS)
-        left = Signal.like(self.seg_words)
-        credit = Signal(range(self._buffer_words + 1), init=self._buffer_words)
-
-        span = Signal(range(17))
-        chunk = Signal(range(17))
-        m.d.comb += [
-            self.seg_ready.eq(~left.any()),
-            self.busy.eq(left.any() | self.ar_valid),
-            span.eq(16 - addr[:4]),
-            chunk.eq(Mux(left < span, left, span)),
-        ]
-
-        issue = Signal()
-        m.d.comb += issue.eq(left.any() & (credit >= chunk) & (~self.ar_valid | self.ar_ready))
-        with m.If(self.ar_ready):
-            m.d.sync += self.ar_valid.eq(0)
-        with m.If(issue):
-            m.d.sync += [
-                self.ar_valid.eq(1),
-                self.ar_addr.eq(Cat(Const(0, self._shift), addr)),
-                self.ar_len.eq(chunk - 1),
-                addr.eq(addr + chunk),
-                left.eq(left - chunk),
-            ]
-        with m.If(self.seg_valid & self.seg_ready):
-            m.d.sync += [addr.eq(self.seg_addr), left.eq(self.seg_words)]
-        with m.If(issue | self.freed):
-            m.d.sync += credit.eq(credit - Mux(issue, chunk, 0) + self.freed)
-        return m
+__all__ = ["TapeReader"]
 
 
 class TapeReader(Block):
@@ -250,10 +112,9 @@ class TapeReader(Block):
         if beat_words < 4:
             raise ValueError(f"beat_words has to be at least 4, not {beat_words!r}")
         self._port_bits = port_bits
-        self._lanes = lanes
-        self._bpb = bpb = lanes // 32
+        self._tape = TapeFormat(port_bits=port_bits, lanes=lanes, dim_blocks_max=dim_blocks_max)
+        bpb = self._tape.beat_blocks
         self._buffer_words = buffer_words
-        self._dim_blocks_max = dim_blocks_max
         self._header_words = header_words
         self._beat_words = beat_words
         if module_name is not None:
@@ -305,7 +166,7 @@ class TapeReader(Block):
         m.submodules.headers = headers = Memory(
             shape=self._port_bits, depth=self._header_words, init=[]
         )
-        width = len(self.cmd_kind) + len(self.cmd_blocks) + len(self.cmd_dim_blocks)
+        width = self._tape.command_bits
         m.submodules.splits = splits = SyncFIFO(width=width, depth=4)
         m.submodules.unpacks = unpacks = SyncFIFO(width=width, depth=4)
         # The header ring: written by the splitter, freed by the unpacker (one more bit: full).
@@ -315,25 +176,21 @@ class TapeReader(Block):
 
         requesting = self._request(m, words, splits)
         splitting = self._split(m, words, splits, unpacks, code_words, headers, written, base)
-        unpacking = self._unpack(m, unpacks, code_words, headers, base)
+        unpacking = add_unpacker(
+            m,
+            self._tape,
+            self,
+            header_words=self._header_words,
+            beat_words=self._beat_words,
+            commands=unpacks,
+            code_words=code_words,
+            headers=headers,
+            base=base,
+        )
         m.d.comb += self.idle.eq(
             ~(requesting | splitting | unpacking | splits.r_rdy | unpacks.r_rdy)
         )
         return m
-
-    def _fields(self, flat: Value) -> tuple[Value, Value, Value]:
-        """Kind, blocks and blocks per token of a queued command."""
-        middle = 2 + BLOCKS_BITS
-        return flat[:2], flat[2:middle], flat[middle:]
-
-    def _code_words(self, kind: Value, blocks: Value) -> Value:
-        """Words of codes of so many blocks."""
-        shift = self._port_bits // 512
-        return Mux(kind == TapeKind.Q4, ceil_shift(blocks, shift + 1), ceil_shift(blocks, shift))
-
-    def _exponent_words(self, blocks: Value) -> Value:
-        """Words of K and V shifts of so many K blocks."""
-        return ceil_shift(blocks, (self._port_bits // 16).bit_length() - 1)
 
     def _request(self, m: Module, words: Any, splits: Any) -> Value:
         """Commands -> segments -> bursts; returns whether there is work left."""
@@ -373,9 +230,9 @@ class TapeReader(Block):
         next_words = Signal(bits)
         seg_addr, seg_words = Signal(ADDRESS_BITS), Signal(bits)
         short = len(splits.w_data)
-        kind, blocks, _ = self._fields(commands.r_data[:short])
-        groups = ceil_shift(blocks, (self._port_bits // 16).bit_length() - 1)
-        total = self._code_words(kind, blocks) + Mux(
+        kind, blocks, _ = self._tape.fields(commands.r_data[:short])
+        groups = self._tape.exponent_words(blocks)
+        total = self._tape.code_words(kind, blocks) + Mux(
             kind == TapeKind.Q4, groups << 1, Mux(kind.any(), 0, groups)
         )
         m.d.comb += [
@@ -397,7 +254,7 @@ class TapeReader(Block):
                 planned.eq(1),
                 second.eq(kind == TapeKind.K),
                 seg_addr.eq(commands.r_data[short : short + ADDRESS_BITS]),
-                seg_words.eq(Mux(kind == TapeKind.K, self._exponent_words(blocks), total)),
+                seg_words.eq(Mux(kind == TapeKind.K, self._tape.exponent_words(blocks), total)),
                 next_addr.eq(commands.r_data[short + ADDRESS_BITS :]),
                 next_words.eq(total),
             ]
@@ -443,7 +300,7 @@ class TapeReader(Block):
                 with m.If(grouped & (run == 1)):
                     m.d.sync += [heads.eq(Mux(four, 2, 1)), run.eq(Mux(four, 8, 16))]
 
-        kind, blocks, _ = self._fields(splits.r_data)
+        kind, blocks, _ = self._tape.fields(splits.r_data)
         m.d.comb += unpacks.w_data.eq(splits.r_data)
         with m.If(done):
             m.d.sync += valid.eq(0)
@@ -453,7 +310,7 @@ class TapeReader(Block):
                 valid.eq(1),
                 four.eq(kind == TapeKind.Q4),
                 grouped.eq(~kind[1]),
-                codes.eq(self._code_words(kind, blocks)),
+                codes.eq(self._tape.code_words(kind, blocks)),
                 run.eq(Mux(kind == TapeKind.Q4, 8, 16)),
             ]
             with m.Switch(kind):
@@ -462,162 +319,7 @@ class TapeReader(Block):
                 with m.Case(TapeKind.Q4):
                     m.d.sync += heads.eq(2)
                 with m.Case(TapeKind.K):
-                    m.d.sync += heads.eq(self._exponent_words(blocks))
+                    m.d.sync += heads.eq(self._tape.exponent_words(blocks))
                 with m.Case(TapeKind.V):
                     m.d.sync += heads.eq(0)
         return valid
-
-    def _unpack(
-        self, m: Module, unpacks: Any, code_words: Any, headers: Memory, base: Signal
-    ) -> Value:
-        """Code words and header words -> beats; returns whether there is a command or a beat."""
-        bpb, port, lanes = self._bpb, self._port_bits, self._lanes
-        ring = len(base) - 1
-        group_beats = port // 16 // bpb
-        units = port // 8 // bpb
-        unit_bits = (units - 1).bit_length()
-
-        # The command.
-        valid = Signal()
-        four, is_k, is_v = Signal(), Signal(), Signal()
-        left = Signal(BLOCKS_BITS - (bpb - 1))
-        depth = Signal(range(self._dim_blocks_max // bpb + 1))
-        hold_words = Signal(range(self._header_words + 1))
-        # Where it is: beat of the group; for K units of BPB exponent bytes; chunk of the word.
-        element = Signal(range(group_beats))
-        k_unit, v_unit = Signal(ring + unit_bits), Signal(ring + unit_bits)
-        dim = Signal.like(depth)
-        chunk = Signal(range(max(2, port // (4 * lanes))))
-        last, pop, emit, finish, half_done = (Signal() for _ in range(5))
-
-        # The words' part for this beat.
-        halved = 8 * lanes > port  # two words per 8-bit beat
-        word = code_words.r_data
-        last8, last4 = max(1, port // (8 * lanes)) - 1, port // (4 * lanes) - 1
-        raw4 = pick(m, word, chunk, 4 * lanes, last4 + 1)
-        if halved:
-            held = Signal(port)
-            raw8: Value = Cat(held, word)
-            with m.If(pop & ~half_done):
-                m.d.sync += held.eq(word)
-        else:
-            raw8 = pick(m, word, chunk, 8 * lanes, last8 + 1)
-
-        # Scale and minimum, or the shifts of K and V.
-        read_a, read_b = headers.read_port(domain="comb"), headers.read_port(domain="comb")
-        sel_a, sel_b = Signal(range(units // 2)), Signal(range(units // 2))
-        m.d.comb += [
-            read_a.addr.eq(base + Mux(is_k, k_unit[unit_bits:], 0)),
-            read_b.addr.eq(base + Mux(is_k, v_unit[unit_bits:], 1)),
-            sel_a.eq(Mux(is_k, k_unit[1:unit_bits], element)),
-            sel_b.eq(Mux(is_k, v_unit[1:unit_bits], element)),
-        ]
-        wide_a = pick(m, read_a.data, sel_a, 16 * bpb, units // 2)
-        wide_b = pick(m, read_b.data, sel_b, 16 * bpb, units // 2)
-        k_byte = Mux(k_unit[0], wide_a[8 * bpb :], wide_a[: 8 * bpb])
-        v_byte = Mux(v_unit[0], wide_b[8 * bpb :], wide_b[: 8 * bpb])
-        k_scale = Cat(*(Cat(k_byte.word_select(i, 8)[:5], Const(0, 11)) for i in range(bpb)))
-        v_bits = Cat(*(v_byte.word_select(i, 8)[:5] for i in range(bpb)))
-
-        # The stage in front of the codebook, and the beats.
-        m.submodules.beats = beats = SyncFIFO(
-            width=8 * lanes + 37 * bpb + 1, depth=self._beat_words
-        )
-        staged, stage_four, stage_pow2 = Signal(), Signal(), Signal()
-        stage_raw = Signal(8 * lanes)
-        stage_scale, stage_minimum = Signal(16 * bpb), Signal(16 * bpb)
-        stage_shift = Signal(5 * bpb)
-        looked_up = add_codebook(
-            m,
-            we=self.cfg_we,
-            addr=self.cfg_addr,
-            data=self.cfg_data,
-            codes=stage_raw[: 4 * lanes],
-        )
-        m.d.comb += [
-            beats.w_en.eq(staged),
-            beats.w_data.eq(
-                Cat(
-                    Mux(stage_four, looked_up, stage_raw),
-                    stage_scale,
-                    stage_minimum,
-                    stage_shift,
-                    stage_pow2,
-                )
-            ),
-            Cat(self.codes, self.scale, self.minimum, self.v_shift, self.pow2).eq(beats.r_data),
-            self.beat_valid.eq(beats.r_rdy),
-            self.beat_count.eq(beats.r_level),
-            beats.r_en.eq(self.beat_take),
-        ]
-
-        # One beat.
-        go = Signal()
-        m.d.comb += [
-            go.eq(valid & code_words.r_rdy & (beats.w_level + staged < self._beat_words)),
-            half_done.eq(chunk[0] if halved else 1),
-            emit.eq(go & (four | half_done)),
-            last.eq(left == 1),
-            finish.eq(emit & last),
-            pop.eq(go & ((emit & last) | (chunk == Mux(four, last4, last8)) | Const(halved))),
-            code_words.r_en.eq(pop),
-        ]
-        m.d.sync += staged.eq(emit)
-        with m.If(emit):
-            m.d.sync += [
-                stage_raw.eq(Mux(four, raw4, raw8)),
-                stage_four.eq(four),
-                stage_pow2.eq(is_k | is_v),
-                stage_scale.eq(Mux(is_k, k_scale, Mux(is_v, 0, wide_a))),
-                stage_minimum.eq(Mux(four, wide_b, 0)),
-                stage_shift.eq(Mux(is_k, v_bits, 0)),
-                left.eq(left - 1),
-                element.eq(element + 1),
-                dim.eq(dim + 1),
-                k_unit.eq(k_unit + 1),
-                v_unit.eq(v_unit + 1),
-            ]
-            with m.If(is_k & (dim + 1 == depth)):
-                m.d.sync += [
-                    dim.eq(0),
-                    k_unit.eq(k_unit + depth + 1),
-                    v_unit.eq(v_unit + depth + 1),
-                ]
-            with m.If(last | (~is_k & ~is_v & (element == group_beats - 1))):
-                m.d.sync += base.eq(base + hold_words)
-        with m.If(pop):
-            m.d.sync += chunk.eq(0)
-            if halved:
-                with m.If(~four & ~half_done):
-                    m.d.sync += chunk.eq(1)
-        with m.Elif(go):
-            m.d.sync += chunk.eq(chunk + 1)
-
-        # The next command follows without a gap.
-        kind, blocks, dim_blocks = self._fields(unpacks.r_data)
-        with m.If(finish):
-            m.d.sync += valid.eq(0)
-        with m.If((~valid | finish) & unpacks.r_rdy):
-            m.d.comb += unpacks.r_en.eq(1)
-            m.d.sync += [
-                valid.eq(1),
-                four.eq(kind == TapeKind.Q4),
-                is_k.eq(kind == TapeKind.K),
-                is_v.eq(kind == TapeKind.V),
-                left.eq(blocks >> (bpb - 1)),
-                depth.eq(dim_blocks >> (bpb - 1)),
-                element.eq(0),
-                dim.eq(0),
-                k_unit.eq(0),
-                v_unit.eq(dim_blocks >> (bpb - 1)),
-            ]
-            with m.Switch(kind):
-                with m.Case(TapeKind.Q8):
-                    m.d.sync += hold_words.eq(1)
-                with m.Case(TapeKind.Q4):
-                    m.d.sync += hold_words.eq(2)
-                with m.Case(TapeKind.K):
-                    m.d.sync += hold_words.eq(self._exponent_words(blocks))
-                with m.Case(TapeKind.V):
-                    m.d.sync += hold_words.eq(0)
-        return valid | staged | beats.r_rdy

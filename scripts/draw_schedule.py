@@ -9,23 +9,16 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from tokenloom.compiler.image import lay_out
-from tokenloom.compiler.models import resolve
-from tokenloom.compiler.program import compile_program
-from tokenloom.compiler.quantise import quantise
 from tokenloom.compiler.schedule import predict
-from tokenloom.hw.config import load
+from tokenloom.host.prepare import prepare
 from tokenloom.hw.isa import Unit
 
 
 def main(name: str, board: str, position: int, out: str) -> None:
     """Draw layer 1 of a decoding pass at `position`."""
-    hardware = load(board)
-    checkpoint = resolve(name).checkpoint()
-    model = quantise(
-        checkpoint, positions=min(hardware.maxima.positions, checkpoint.shape.positions)
-    )
-    program = compile_program(model, lay_out(model, hardware), hardware)
+    ready = prepare(name, board)
+    hardware, model = ready.hardware, ready.quantise()
+    program = ready.program(model)
     schedule = predict(program, hardware, model, rows=1, pos=position, sample=True)
     operations = [op for op in schedule.operations if op.name.startswith("layer 1 ")]
     figure, axes = plt.subplots(figsize=(11, 3.2))

@@ -112,6 +112,9 @@ class ChipDevice:
         When the model does not fit the hardware or the simulator cannot be built.
     """
 
+    name = "verilator"
+    timed = True
+
     def __init__(
         self,
         model: QuantModel,
@@ -119,6 +122,7 @@ class ChipDevice:
         step: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model, self.hardware = model, hardware
+        step("lay out the weights")
         self.image: MemoryImage = lay_out(model, hardware)
         self.program: Program = compile_program(model, self.image, hardware)
         library = build(hardware, step)
@@ -184,6 +188,8 @@ class ChipDevice:
     ) -> Iterator[PassRecord]:
         """Play a prompt and sample; yields every pass as it ends.
 
+        The chip compares with the first `EOS_IDS` of `eos`, this method with the others.
+
         Raises
         ------
         TokenloomError
@@ -193,11 +199,10 @@ class ChipDevice:
         slots = self.hardware.memory.slots
         if not 0 <= slot < slots:
             raise TokenloomError(f"slot is {slot}; allowed: 0 to {slots - 1}")
-        if len(eos) > EOS_IDS:
-            raise TokenloomError(f"{len(eos)} end tokens; the chip compares with {EOS_IDS}")
         tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
-        ends = (ctypes.c_uint32 * max(1, len(eos)))(*eos)
-        self._library.tl_request(self._chip, tokens, len(prompt), new, slot, ends, len(eos))
+        known = tuple(eos)[:EOS_IDS]
+        ends = (ctypes.c_uint32 * EOS_IDS)(*known)
+        self._library.tl_request(self._chip, tokens, len(prompt), new, slot, ends, len(known))
         token = ctypes.c_uint32()
         answers = True
         try:
@@ -215,7 +220,7 @@ class ChipDevice:
                 if status == 5:
                     raise TokenloomError("the chip asked for an address outside its memory")
                 yield self._record(int(token.value) if status else None)
-                if status == 2:
+                if status == 2 or (status and token.value in eos):
                     return
         finally:
             # Whoever leaves early must not hand the rest of this request to the next one.

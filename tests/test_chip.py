@@ -221,7 +221,8 @@ def test_eos_stops(device):
     assert len(set(free)) > 3, "the model should not repeat itself"
     absent = [t for t in range(model.shape.vocab) if t not in free]
     for stop in dict.fromkeys(free):
-        for eos in ([stop], [*absent[:3], stop], [stop, *absent[:2]]):
+        # The chip compares with four; a fifth one stops it as well.
+        for eos in ([stop], [*absent[:3], stop], [stop, *absent[:2]], [*absent[:4], stop]):
             records = check(chip, prompt, 12, eos=eos)
             assert tokens(records) == free[: free.index(stop) + 1]
     assert tokens(check(chip, prompt, 12, eos=absent[:4])) == free
@@ -395,9 +396,8 @@ def test_prompt_longer_than_the_chip_context(more, device):
         dict(prompt=[1, -1], new=2),
         dict(prompt=[1, 2], new=0),
         dict(prompt=[1, 2], new=2, slot=HARDWARE.memory.slots),
-        dict(prompt=[1, 2], new=2, eos=[1, 2, 3, 4, 5]),
     ],
-    ids=["token-past-vocab", "negative-token", "no-new-token", "slot", "five-eos"],
+    ids=["token-past-vocab", "negative-token", "no-new-token", "slot"],
 )
 def test_impossible_requests_are_refused_before_they_start(request_, device):
     model = quantise(random_model(**SMALL))

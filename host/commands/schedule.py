@@ -84,8 +84,6 @@ def schedule(
     TokenloomError
         If there is no such pass.
     """
-    from tokenloom.compiler.image import lay_out
-    from tokenloom.compiler.program import compile_program
     from tokenloom.compiler.schedule import predict
     from tokenloom.host.prepare import prepare
     from tokenloom.hw.isa import Unit
@@ -105,8 +103,7 @@ def schedule(
     if measure:
         prompt_length(rows, pos, sample, hardware.array.rows)  # before the long steps
     quantised = ready.quantise()
-    with progress.step("lay out the weights"):
-        program = compile_program(quantised, lay_out(quantised, hardware), hardware)
+    program = ready.program(quantised)
     predicted = predict(program, hardware, quantised, rows=rows, pos=pos, sample=sample)
     spans: list[Span] = [
         (int(op.unit), op.unit.name.lower(), op.name, op.first, op.last)
@@ -172,12 +169,12 @@ def _measure(
     model: Any, hardware: Any, rows: int, pos: int, sample: bool
 ) -> dict[int, list[tuple[int, int]]]:
     """Play a prompt in the verilated chip; the wanted pass's operations by unit."""
-    from tokenloom.host.device import VerilatorDevice
     from tokenloom.host.session import measured_operations
+    from tokenloom.sim.chip_device import ChipDevice
 
     length = prompt_length(rows, pos, sample, hardware.array.rows)
     with progress.steps() as step:
-        chip = VerilatorDevice(model, hardware, step)
+        chip = ChipDevice(model, hardware, step)
     try:
         # Which tokens they are changes no cycle.
         prompt = [index % model.shape.vocab for index in range(1, length + 1)]

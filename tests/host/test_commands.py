@@ -1,4 +1,4 @@
-"""run, generate, schedule and bench: on a tiny random model, without Verilator."""
+"""run, generate and schedule: on a tiny random model, without Verilator."""
 
 import dataclasses
 import json
@@ -14,7 +14,6 @@ from tokenizers.models import BPE
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import cli as cli_module
-from tokenloom.host.commands import bench as bench_module
 from tokenloom.host.commands import generate as generate_module
 from tokenloom.host.commands.schedule import prompt_length, trace_events
 from tokenloom.host.device import open_device
@@ -382,65 +381,3 @@ def test_generate_into_a_file(monkeypatch, capsys, tmp_path, model, fake_verilog
     args = ["generate", "--model", model, "--board", "mini", "--out", out]
     assert "cannot be written" in failed(monkeypatch, capsys, *args)
     assert generate_module._listed(out) == []
-
-
-# bench
-
-
-@pytest.fixture
-def rows(monkeypatch):
-    def skipped():
-        raise bench_module.Skip("x is published at y")
-
-    def broken():
-        raise TokenloomError("it hangs")
-
-    monkeypatch.setattr(bench_module, "ROWS", {})
-    bench_module.row("good", "s", "<= 2")(
-        lambda: bench_module.Figure(value=1.23456, how="a|b", ok=True)
-    )
-    bench_module.row("none", "s")(lambda: bench_module.Figure(value=7, how="derived"))
-    bench_module.row("skipped", "s", "1")(skipped)
-    bench_module.row("broken", "s", "1")(broken)
-
-
-def test_bench_writes_every_row(monkeypatch, capsys, tmp_path, rows):
-    file, table = tmp_path / "bench.json", tmp_path / "bench.md"
-    assert call(monkeypatch, "bench", "--json", file, "--markdown", table) == 1
-    result = {entry["name"]: entry for entry in json.loads(file.read_text())}
-    assert result["good"] == {
-        "name": "good", "value": 1.2346, "unit": "s", "target": "<= 2", "how": "a|b", "ok": True,
-    }  # fmt: skip
-    assert result["none"]["ok"] is None
-    assert result["skipped"]["how"] == "skipped: x is published at y"
-    assert result["skipped"]["ok"] is None
-    assert result["broken"]["how"] == "failed: it hangs" and result["broken"]["ok"] is False
-    assert "| good | 1.2346 s | <= 2 | yes | a\\|b |" in table.read_text()
-    assert "broken: - (target 1): NOT OK" in capsys.readouterr().out
-
-
-def test_bench_one_row(monkeypatch, capsys, tmp_path, rows):
-    file = tmp_path / "bench.json"
-    assert call(monkeypatch, "bench", "--only", "good", "--json", file) == 0
-    assert [entry["name"] for entry in json.loads(file.read_text())] == ["good"]
-    assert call(monkeypatch, "bench", "--only", "nothing") == 2
-    assert "allowed are good, none, skipped, broken" in capsys.readouterr().err
-    table = tmp_path / "bench.md"
-    assert call(monkeypatch, "bench", "--only", "good", "--markdown", table) == 2
-    assert not table.exists()
-
-
-def test_bench_has_the_issue_s_rows():
-    names = set(bench_module.ROWS)
-    assert {"rtl_golden_stories260k", "rtl_golden_tinystories", "rtl_golden_smollm2"} <= names
-    assert len([name for name in names if name.startswith("prediction_")]) == 3
-    assert {"ppl_stories260k", "ppl_smollm2", "smollm2_busy", "stories260k_cycles"} <= names
-    assert {"generate_seconds", "verilog_growth", "lint_wall"} <= names
-
-
-@pytest.mark.parametrize("name", ["rtl_golden_stories260k", "ppl_stories260k"])
-def test_bench_skips_what_is_not_there(monkeypatch, tmp_path, name):
-    monkeypatch.setenv("TOKENLOOM_SHARED", str(tmp_path))
-    (entry,) = bench_module.bench([name])
-    assert entry["value"] is None and entry["ok"] is None
-    assert entry["how"].startswith("skipped: ") and "Hugging Face" in entry["how"]

@@ -10,7 +10,8 @@ from cocotb.triggers import FallingEdge, RisingEdge
 
 from tokenloom.compiler.pack import pack_codes, pack_weights, weights_bytes
 from tokenloom.hw.kv_layout import KvLayout
-from tokenloom.hw.tape_reader import TapeKind, TapeReader
+from tokenloom.hw.tape_format import TapeKind
+from tokenloom.hw.tape_reader import TapeReader
 from tokenloom.sim.bench import parameters, run_block, seeded
 
 

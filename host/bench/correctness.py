@@ -1,0 +1,82 @@
+"""Correctness: the chip's bits and cycles against golden model and prediction."""
+
+from __future__ import annotations
+
+from tokenloom.host.bench.registry import Figure, group
+from tokenloom.host.bench.runs import Run, smollm2, stories, tinystories
+
+_row = group("Correctness")
+
+
+def _golden(run: Run, tokens: int) -> Figure:
+    sampled = [one.record for one in run.played if one.record.sample]
+    logits = sum(len(record.logits) for record in sampled if record.logits is not None)
+    detail = (
+        f"{run.where}; prompt of {run.prompt} tokens in passes of up to {run.rows} rows, every "
+        f"logit of {logits} rows and every token"
+    )
+    if run.difference is not None:
+        equal = sum(one.record.sample for one in run.played[: run.difference.number])
+        return Figure(value=equal, detail=f"{detail}; {run.difference}", ok=False)
+    return Figure(value=len(sampled), detail=detail, ok=len(sampled) == tokens)
+
+
+@_row("rtl_golden_stories260k", "tokens equal", "256 of 256", how="simulated")
+def rtl_golden_stories260k() -> Figure:
+    """Bits of stories260K."""
+    return _golden(stories(), 256)
+
+
+@_row("rtl_golden_tinystories", "tokens equal", "64 of 64", how="simulated")
+def rtl_golden_tinystories() -> Figure:
+    """Bits of TinyStories-656K."""
+    return _golden(tinystories(), 64)
+
+
+@_row("rtl_golden_smollm2", "tokens equal", "32 of 32", how="simulated")
+def rtl_golden_smollm2() -> Figure:
+    """Bits of SmolLM2."""
+    return _golden(smollm2(), 32)
+
+
+# Cycles.
+
+
+def _prediction(run: Run) -> Figure:
+    from tokenloom.host.session import schedule_differences
+
+    total = wrong = late = 0
+    first = ""
+    for number, one in enumerate(run.played):
+        record = one.record
+        schedule = run.schedule(record.rows, record.pos, record.sample)
+        total += len(schedule.operations)
+        late += schedule.cycles != record.scheduled
+        found = schedule_differences(schedule, run.operations.get(number, {}))
+        wrong += len(found)
+        if found and not first:
+            first = f"; first in pass {number}: {found[0]}"
+    detail = (
+        f"{run.where}; first and last belt cycle of {total:,} operations in {len(run.played)} "
+        f"passes, {wrong} differ; length of {late} passes differs{first}"
+    )
+    share = 100 * (1 - wrong / total) if total else 0.0
+    return Figure(value=share, detail=detail, ok=bool(total) and not wrong and not late)
+
+
+@_row("prediction_stories260k", "% of operations equal", "100 %", how="simulated")
+def prediction_stories260k() -> Figure:
+    """Cycles of stories260K."""
+    return _prediction(stories())
+
+
+@_row("prediction_tinystories", "% of operations equal", "100 %", how="simulated")
+def prediction_tinystories() -> Figure:
+    """Cycles of TinyStories-656K."""
+    return _prediction(tinystories())
+
+
+@_row("prediction_smollm2", "% of operations equal", "100 %", how="simulated")
+def prediction_smollm2() -> Figure:
+    """Cycles of SmolLM2."""
+    return _prediction(smollm2())

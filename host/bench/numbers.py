@@ -1,0 +1,43 @@
+"""Numbers: what the integer formats cost in perplexity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenloom.host.bench.registry import Figure, group
+from tokenloom.host.bench.runs import models, shared_text
+
+_row = group("Numbers")
+
+
+def _perplexity(
+    model: str, board: str, text: Path, tokens: int | None, limit: float, what: str
+) -> Figure:
+    from tokenloom.host.commands.eval import evaluate
+
+    with models():
+        result = evaluate(
+            model=model, board=board, overrides=(), text=text, tokens=tokens, window=512
+        )
+    change = 100 * (result["ratio"] - 1)
+    return Figure(
+        value=change,
+        detail=f"{what}: {result['ppl_float']:.4f} in float64 on the weights as stored, "
+        f"{result['ppl_golden']:.4f} in the golden model; {result['tokens']} tokens, windows of "
+        f"{result['window']}",
+        ok=change <= limit,
+    )
+
+
+@_row("ppl_stories260k", "% perplexity over float64", "<= +1.5 %", how="golden model")
+def ppl_stories260k() -> Figure:
+    """Perplexity of stories260K."""
+    text = shared_text("tinystories-eval60.txt", "Hugging Face, roneneldan/TinyStories")
+    return _perplexity("stories260K", "mini", text, None, 1.5, "stories260K, 60 stories")
+
+
+@_row("ppl_smollm2", "% perplexity over float64", "<= +1 %", how="golden model")
+def ppl_smollm2() -> Figure:
+    """Perplexity of SmolLM2."""
+    text = shared_text("wikitext2-valid-sample.txt", "Hugging Face, Salesforce/wikitext")
+    return _perplexity("smollm2", "sim", text, 8192, 1.0, "SmolLM2-135M, WikiText-2 sample")
