@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["BURST_BEATS", "BURST_BYTES", "ID_BITS", "Burst", "Response", "burst_words"]
+__all__ = ["BURST_BEATS", "BURST_BYTES", "ID_BITS", "READS", "WRITES", "Burst", "Response", "burst_words"]
 
 BURST_BEATS = 16
 """Most beats of a burst in AXI3."""
@@ -12,6 +12,10 @@ BURST_BYTES = 512
 """Most bytes of a burst: 16 beats of a 256-bit port, so that a wider port's burst is one there."""
 ID_BITS = 6
 """Bits of an identifier; a channel's only reader and only writer use identifier 0."""
+READS = 16
+"""Bursts that a channel has outstanding at most."""
+WRITES = 8
+"""Writes that a channel has outstanding at most."""
 
 
 class Burst(enum.IntEnum):

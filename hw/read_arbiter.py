@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.axi import READS
 from tokenloom.hw.block import Block
 from tokenloom.hw.words import ADDRESS_BITS, check_port_bits
 
@@ -57,7 +58,7 @@ class ReadArbiter(Block):
 
     belt = False
 
-    def __init__(self, *, port_bits: int, bursts: int = 16, retries: int = 3) -> None:
+    def __init__(self, *, port_bits: int, bursts: int = READS, retries: int = 3) -> None:
         check_port_bits(port_bits)
         if bursts < 2 or bursts & (bursts - 1):
             raise ValueError(f"bursts has to be a power of two from 2, not {bursts!r}")

@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.axi import WRITES
 from tokenloom.hw.block import Block
 from tokenloom.hw.words import check_port_bits
 
@@ -55,7 +56,7 @@ class WritePort(Block):
 
     belt = False
 
-    def __init__(self, *, port_bits: int, writes: int = 8, retries: int = 3) -> None:
+    def __init__(self, *, port_bits: int, writes: int = WRITES, retries: int = 3) -> None:
         check_port_bits(port_bits)
         if writes < 2 or writes & (writes - 1):
             raise ValueError(f"writes has to be a power of two from 2, not {writes!r}")

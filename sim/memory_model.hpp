@@ -85,6 +85,9 @@ public:
         ready();
     }
 
+    // A place that answers with errors, `times` often (-1: always).
+    void fail_at(int64_t address, int64_t times) { t.error_address = address, t.error_times = times; }
+
     void place(uint8_t* to, uint64_t bytes) { data = to, size = bytes; }
 
     // What the master drives in this cycle in; `out` is what the slave drives in the next.
