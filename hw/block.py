@@ -24,6 +24,8 @@ from amaranth.hdl import (
 )
 from amaranth.lib import wiring
 
+from tokenloom.hw.verilog_text import tidy
+
 __all__ = ["Block", "emit", "instance"]
 
 
@@ -120,30 +122,7 @@ def _convert(block: Block) -> str:
     text = verilog.convert(
         design, name=block.module_name, ports=ports, emit_src=False, strip_internal_attrs=True
     )
-    return _tidy(text)
-
-
-def _tidy(text: str) -> str:
-    """The same Verilog, readable and without what `verilator -Wall` rightly dislikes.
-
-    Yosys writes "is zero" as `!` of a vector, leaves `default` out of case statements, and names
-    its start-up flag after its own source file.
-    """
-    text = re.sub(r"\\\$auto\$verilog_backend\S* ", "_initial_pass ", text)
-    text = re.sub(r"= ! ", "= ~| ", text)
-    lines: list[str] = []
-    has_default: list[bool] = []
-    for line in text.split("\n"):
-        word = line.strip()
-        if word.startswith(("case ", "casez ", "casex ")):
-            has_default.append(False)
-        elif word.startswith("default:") and has_default:
-            has_default[-1] = True
-        elif word == "endcase" and not has_default.pop():
-            indent = line[: len(line) - len(word)]
-            lines += [f"{indent}  default:", f"{indent}      /* empty */;"]
-        lines.append(line)
-    return "\n".join(lines)
+    return tidy(text)
 
 
 def emit(*tops: Block) -> dict[str, str]:
