@@ -1,0 +1,143 @@
+"""One memory channel: its tape reader, and the arbiter that lets the row reader in."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib.wiring import In, Out
+
+from tokenloom.hw.block import Block, instance
+from tokenloom.hw.read_arbiter import ReadArbiter
+from tokenloom.hw.tape_reader import TapeReader
+
+__all__ = ["Channel"]
+
+# Ports that are the tape reader's own.
+_COMMAND = ("cmd_kind", "cmd_addr", "cmd_addr2", "cmd_blocks", "cmd_dim_blocks")
+_BEAT = ("codes", "scale", "minimum", "v_shift", "pow2")
+
+
+class Channel(Block):
+    """What every channel has, so that a channel more is an instance more of the chip's text.
+
+    Parameters
+    ----------
+    port_bits, lanes, buffer_words, dim_blocks_max : int
+        As for `TapeReader`.
+    channels : int
+        Channels of the chip.
+
+    Members
+    -------
+    index : In, constant
+        The number of this channel.
+    cmd_valid, cmd_kind, cmd_addr, cmd_addr2, cmd_blocks, cmd_dim_blocks : In, cmd_ready : Out(1)
+        The tape's commands, see `TapeReader`.
+    cfg_we, cfg_addr, cfg_data : In(1), In(4), In(8)
+        Writes the codebook of 4-bit codes.
+    row_channel : In
+        The channel that the row reader reads now.
+    row_ar_valid, row_ar_addr, row_ar_len, row_r_ready : In
+        The row reader's port, the same for all channels.
+    row_ar_ready, row_r_valid : Out(1)
+        Answers to it, low in channels that are not read now; the words are `r_data`.
+    ar_valid, ar_ready, ar_addr, ar_len, r_valid, r_ready, r_data
+        The channel's read port.
+    wanted : In, enough : Out(1)
+        Whether at least `wanted` beats are there.
+    take : In(1)
+        The beat leaves.
+    codes : Out(8K), scale, minimum : Out(16 K/32), v_shift : Out(5 K/32), pow2 : Out(1)
+        The beat.
+
+    Latency
+    -------
+    Those of `TapeReader` and `ReadArbiter`.
+    """
+
+    belt = False
+
+    def __init__(
+        self,
+        *,
+        port_bits: int,
+        lanes: int,
+        buffer_words: int,
+        dim_blocks_max: int,
+        channels: int,
+    ) -> None:
+        self._port_bits = port_bits
+        self._reader = reader = TapeReader(
+            port_bits=port_bits,
+            lanes=lanes,
+            buffer_words=buffer_words,
+            dim_blocks_max=dim_blocks_max,
+        )
+        index_bits = max(1, (channels - 1).bit_length())
+        address = len(reader.ar_addr)
+        super().__init__(
+            {
+                "index": In(index_bits),
+                "cmd_valid": In(1),
+                "cmd_ready": Out(1),
+                **{name: In(len(getattr(reader, name))) for name in _COMMAND},
+                "cfg_we": In(1),
+                "cfg_addr": In(4),
+                "cfg_data": In(8),
+                "row_channel": In(index_bits),
+                "row_ar_valid": In(1),
+                "row_ar_ready": Out(1),
+                "row_ar_addr": In(address),
+                "row_ar_len": In(4),
+                "row_r_valid": Out(1),
+                "row_r_ready": In(1),
+                "ar_valid": Out(1),
+                "ar_ready": In(1),
+                "ar_addr": Out(address),
+                "ar_len": Out(4),
+                "r_valid": In(1),
+                "r_ready": Out(1),
+                "r_data": In(port_bits),
+                "wanted": In(len(reader.beat_count)),
+                "enough": Out(1),
+                "take": In(1),
+                **{name: Out(len(getattr(reader, name))) for name in _BEAT},
+            },
+            params=(*reader.params, channels),
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        reader, arbiter = self._reader, ReadArbiter(port_bits=self._port_bits)
+        m.submodules.tape_reader = instance(reader)
+        m.submodules.read_arbiter = instance(arbiter)
+        mine = Signal()
+        m.d.comb += [
+            mine.eq(self.row_channel == self.index),
+            reader.cmd_valid.eq(self.cmd_valid),
+            self.cmd_ready.eq(reader.cmd_ready),
+            reader.beat_take.eq(self.take),
+            self.enough.eq(reader.beat_count >= self.wanted),
+            # The arbiter's two sides.
+            arbiter.tape_ar_valid.eq(reader.ar_valid),
+            arbiter.tape_ar_addr.eq(reader.ar_addr),
+            arbiter.tape_ar_len.eq(reader.ar_len),
+            reader.ar_ready.eq(arbiter.tape_ar_ready),
+            reader.r_valid.eq(arbiter.tape_r_valid),
+            reader.r_data.eq(arbiter.tape_r_data),
+            arbiter.tape_r_ready.eq(reader.r_ready),
+            arbiter.row_ar_valid.eq(self.row_ar_valid & mine),
+            arbiter.row_ar_addr.eq(self.row_ar_addr),
+            arbiter.row_ar_len.eq(self.row_ar_len),
+            self.row_ar_ready.eq(arbiter.row_ar_ready & mine),
+            self.row_r_valid.eq(arbiter.row_r_valid & mine),
+            arbiter.row_r_ready.eq(self.row_r_ready),
+        ]
+        for name in (*_COMMAND, "cfg_we", "cfg_addr", "cfg_data"):
+            m.d.comb += getattr(reader, name).eq(getattr(self, name))
+        for name in _BEAT:
+            m.d.comb += getattr(self, name).eq(getattr(reader, name))
+        for name in ("ar_ready", "r_valid", "r_data"):
+            m.d.comb += getattr(arbiter, name).eq(getattr(self, name))
+        for name in ("ar_valid", "ar_addr", "ar_len", "r_ready"):
+            m.d.comb += getattr(self, name).eq(getattr(arbiter, name))
+        return m
