@@ -6,7 +6,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
-from tokenloom.hw.tape_reader import pick
+from tokenloom.hw.words import pick
 
 __all__ = ["KvLane"]
 

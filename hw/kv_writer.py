@@ -6,7 +6,8 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.block import Block
+from tokenloom.hw.block import Block, instance
+from tokenloom.hw.kv_lane import KvLane
 from tokenloom.hw.words import check_port_bits, pick
 
 __all__ = ["KvWriter"]
@@ -212,40 +213,56 @@ class KvWriter(Block):
         m.d.comb += take2.eq(valid1 & (~valid2 | finish))
 
         # Issue: one step when no channel has an earlier write left.
-        pending = Signal(columns)
         addr = Signal(32)
         byte_write = Signal()
         strobe = Signal(word)
         wide = Signal(256)
-        bytes_ = [Signal(8, name=f"byte_{c}") for c in range(columns)]
         closing_steps = Signal(range(_STEPS_MAX + 1))
+        lanes = []
+        for c in range(columns):
+            lane = KvLane(
+                columns=columns,
+                port_bits=self._port_bits,
+                token_bits=token_bits,
+                steps_max=_STEPS_MAX,
+            )
+            m.submodules[f"lane{c}"] = instance(lane)
+            lanes.append(lane)
+
+        def packed(name: str) -> Value:
+            return Cat(getattr(lane, name) for lane in lanes)
+
         issue, one_byte, codes_done = Signal(), Signal(), Signal()
-        mask = Signal(columns)
+        swap = Signal()
         now_addr = Signal(32)
+        for c, lane in enumerate(lanes):
+            m.d.comb += [
+                lane.index.eq(c),
+                lane.issue.eq(issue),
+                lane.shifting.eq(shifting),
+                lane.is_v.eq(is_v2),
+                lane.home.eq(channel2),
+                lane.offset.eq(offset),
+                lane.dims_left.eq(dims_left),
+                lane.codes.eq(codes2),
+                lane.shift.eq(shift2),
+                lane.byte_write.eq(byte_write),
+                lane.wide.eq(wide),
+                lane.swap.eq(swap),
+                lane.w_ready.eq(self.w_ready[c]),
+                lane.b_valid.eq(self.b_valid[c]),
+            ]
         m.d.comb += [
-            issue.eq(valid2 & ~(pending & ~self.w_ready).any() & (closing_steps != _STEPS_MAX)),
+            issue.eq(valid2 & ~packed("busy").any() & (closing_steps != _STEPS_MAX)),
             one_byte.eq(shifting | is_v2),
             now_addr.eq(Mux(shifting, shift_addr, code_addr)),
             codes_done.eq(~is_v2 | (offset + columns >= 32) | (offset + columns >= dims_left)),
             finish.eq(issue & shifting),
         ]
-        here = [channel2 == c if c else ~channel2.any() for c in range(columns)]
-        inside = []
-        for c in range(columns):
-            at = Signal(signed(11), name=f"at_{c}")
-            fits = Signal(name=f"fits_{c}")
-            m.d.comb += [
-                at.eq(offset + c),
-                fits.eq(~at[5:].any() & (at < dims_left)),
-                mask[c].eq(Mux(shifting | ~is_v2, here[c], fits)),
-            ]
-            inside.append(at[:5])
-        lanes_of = [pick(m, codes2, index, 8, 32) for index in inside]
         with m.If(issue):
             m.d.sync += [
                 addr.eq(Cat(Const(0, word_shift), now_addr[word_shift:])),
                 byte_write.eq(one_byte),
-                pending.eq(mask),
             ]
             with m.If(one_byte):
                 with m.Switch(now_addr[:word_shift]):
@@ -254,8 +271,6 @@ class KvWriter(Block):
                             m.d.sync += strobe.eq(1 << i)
                     with m.Default():
                         m.d.sync += strobe.eq(1 << (word - 1))
-                for c in range(columns):
-                    m.d.sync += bytes_[c].eq(Mux(shifting, shift2, lanes_of[c]))
             with m.Else():
                 half = now_addr[5] if word == 64 else 0
                 m.d.sync += [
@@ -267,8 +282,6 @@ class KvWriter(Block):
                 code_addr.eq(code_addr + self._page_tokens),
                 shifting.eq(codes_done),
             ]
-        with m.Else():
-            m.d.sync += pending.eq(pending & ~self.w_ready)
 
         # The next block's values, after this block's last step.
         with m.If(take2):
@@ -291,38 +304,21 @@ class KvWriter(Block):
                 dims_left.eq(self.head_size - (dim1 << 5)),
                 shifting.eq(0),
             ]
-        m.d.comb += self.w_valid.eq(pending)
-        for c in range(columns):
-            part = slice(self._port_bits * c, self._port_bits * (c + 1))
-            m.d.comb += [
-                self.w_addr[32 * c : 32 * (c + 1)].eq(addr),
-                self.w_data[part].eq(
-                    Mux(byte_write, bytes_[c].replicate(word), wide.replicate(word // 32))
-                ),
-                self.w_strobe[word * c : word * (c + 1)].eq(strobe),
-            ]
+        m.d.comb += [
+            self.w_valid.eq(packed("w_valid")),
+            self.w_addr.eq(addr.replicate(columns)),
+            self.w_data.eq(packed("w_data")),
+            self.w_strobe.eq(strobe.replicate(columns)),
+        ]
 
         # Acknowledgements: writes of the closed group per channel, and those issued since.
         old_blocks, new_blocks = Signal(8), Signal(8)
-        old_any, new_any = Signal(columns), Signal(columns)
-        swap = Signal()
-        m.d.comb += swap.eq(~old_any.any() & (new_any.any() | new_blocks.any()) & ~issue)
-        for c in range(columns):
-            old = Signal(range(_STEPS_MAX + 1), name=f"old_{c}")
-            new = Signal(range(_STEPS_MAX + 1), name=f"new_{c}")
-            added, acked = Signal(name=f"added_{c}"), Signal(name=f"acked_{c}")
-            m.d.comb += [
-                old_any[c].eq(old.any()),
-                new_any[c].eq(new.any()),
-                added.eq(issue & mask[c]),
-                acked.eq(self.b_valid[c]),
-            ]
-            with m.If(swap):
-                m.d.sync += [old.eq(new - acked), new.eq(0)]
-            with m.Elif(old_any[c]):
-                m.d.sync += [old.eq(old - acked), new.eq(new + added)]
-            with m.Else():
-                m.d.sync += new.eq(new + added - acked)
+        old_any, new_any = Signal(), Signal()
+        m.d.comb += [
+            old_any.eq(packed("old_any").any()),
+            new_any.eq(packed("new_any").any()),
+            swap.eq(~old_any & (new_any | new_blocks.any()) & ~issue),
+        ]
         m.d.sync += self.blocks_done.eq(0)
         with m.If(swap):
             # Everything older is acknowledged; what was issued since becomes the closed group.
@@ -332,7 +328,7 @@ class KvWriter(Block):
                 new_blocks.eq(new_blocks + finish),
                 closing_steps.eq(closing_steps + 1),
             ]
-        with m.If(~old_any.any() & old_blocks.any()):
+        with m.If(~old_any & old_blocks.any()):
             m.d.sync += self.blocks_done.eq(old_blocks)
             with m.If(~swap):
                 m.d.sync += old_blocks.eq(0)
@@ -341,8 +337,8 @@ class KvWriter(Block):
                 queue.r_rdy
                 | valid1
                 | valid2
-                | old_any.any()
-                | new_any.any()
+                | old_any
+                | new_any
                 | old_blocks.any()
                 | new_blocks.any()
                 | self.blocks_done.any()

@@ -29,6 +29,7 @@ __all__ = [
     "Memory",
     "MemoryProfile",
     "axi_rules",
+    "broken_rule",
     "linear_reader",
     "memory_profile",
     "model_sources",
@@ -432,10 +433,13 @@ class AxiChecker:
             cycle, address = ctypes.c_int64(), ctypes.c_uint64()
             self._library.tm_verdict(self._handle, ctypes.byref(cycle), ctypes.byref(address))
             text = self._library.tm_rule_text(rule).decode()
-            raise TokenloomError(
-                f"AXI rule {self._library.tm_rule_name(rule).decode()} broken on {self._name} in "
-                f"cycle {cycle.value}, address {address.value:#x}: {text}"
-            )
+            name = self._library.tm_rule_name(rule).decode()
+            raise TokenloomError(broken_rule(name, text, self._name, cycle.value, address.value))
+
+
+def broken_rule(rule: str, text: str, port: str, cycle: int, address: int) -> str:
+    """The message for a broken rule."""
+    return f"AXI rule {rule} broken on {port} in cycle {cycle}, address {address:#x}: {text}"
 
 
 def axi_rules() -> list[str]:
