@@ -105,17 +105,17 @@ class KvLane(Block):
             m.d.sync += self.w_valid.eq(self.busy)
 
         # Writes of the closed group, and those issued since.
-        old, new = Signal(range(self._steps_max + 1)), Signal(range(self._steps_max + 1))
+        closed, recent = Signal(range(self._steps_max + 1)), Signal(range(self._steps_max + 1))
         added = Signal()
         m.d.comb += [
-            self.old_any.eq(old.any()),
-            self.new_any.eq(new.any()),
+            self.old_any.eq(closed.any()),
+            self.new_any.eq(recent.any()),
             added.eq(self.issue & mine),
         ]
         with m.If(self.swap):
-            m.d.sync += [old.eq(new - self.b_valid), new.eq(0)]
+            m.d.sync += [closed.eq(recent - self.b_valid), recent.eq(0)]
         with m.Elif(self.old_any):
-            m.d.sync += [old.eq(old - self.b_valid), new.eq(new + added)]
+            m.d.sync += [closed.eq(closed - self.b_valid), recent.eq(recent + added)]
         with m.Else():
-            m.d.sync += new.eq(new + added - self.b_valid)
+            m.d.sync += recent.eq(recent + added - self.b_valid)
         return m

@@ -32,6 +32,8 @@ def tidy(text: str) -> str:
     """
     text = re.sub(r"\\\$auto\$verilog_backend\S* ", "_initial_pass ", text)
     text = re.sub(r"= ! ", "= ~| ", text)
+    # A wire's start value is its driver's.
+    text = re.sub(r"^  \(\* init = \S+ \*\)\n(?=  wire )", "", text, flags=re.MULTILINE)
     text = _MEMORY.sub(_initial, text)
     modules = re.split(r"(?<=^endmodule\n)", text, flags=re.MULTILINE)
     return _with_defaults("".join(map(_without_dead_wires, modules)))
