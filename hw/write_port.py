@@ -98,7 +98,8 @@ class WritePort(Block):
         m.submodules.words = words = Memory(shape=port + strobes, depth=self._writes, init=[])
         m.submodules.addresses = addresses = Memory(shape=32 - shift, depth=self._writes, init=[])
         word_in, address_in = words.write_port(), addresses.write_port()
-        word, address = words.read_port(domain="comb"), addresses.read_port(domain="comb")
+        # The read registers are what the port shows.
+        word, address = words.read_port(), addresses.read_port()
         oldest = addresses.read_port(domain="comb")
         head, sent, tail = Signal(bits), Signal(bits), Signal(bits)
         level, unsent, under_way = (Signal(bits + 1) for _ in range(3))
@@ -114,8 +115,12 @@ class WritePort(Block):
             address_in.en.eq(taken),
             address_in.addr.eq(tail),
             address_in.data.eq(self.in_addr[shift:]),
+            word.en.eq(send),
             word.addr.eq(sent),
+            address.en.eq(send),
             address.addr.eq(sent),
+            self.aw_addr.eq(Cat(Const(0, shift), address.data)),
+            Cat(self.w_data, self.w_strobe).eq(word.data),
             oldest.addr.eq(head),
             send.eq(
                 unsent.any()
@@ -135,9 +140,6 @@ class WritePort(Block):
             m.d.sync += [
                 self.aw_valid.eq(1),
                 self.w_valid.eq(1),
-                self.aw_addr.eq(Cat(Const(0, shift), address.data)),
-                self.w_data.eq(word.data[:port]),
-                self.w_strobe.eq(word.data[port:]),
                 sent.eq(sent + 1),
             ]
         with m.If(taken != send):

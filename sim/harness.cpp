@@ -266,6 +266,7 @@ struct Chip {
             pass.rows = top.rows_used, pass.pos = top.pos, pass.sample = top.sample;
             for (auto& row : logits) row.clear();
         }
+        if (top.failed) in_pass = false;  // the rest of this pass will not come
         if (!in_pass) return;
         Pass& pass = passes.back();
         if (started && top.over) {

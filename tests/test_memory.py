@@ -1,0 +1,211 @@
+"""The chip on hostile memory: nothing but the time it takes differs from the ideal one."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from tests.models_for_tests import KINDS, random_model
+from tokenloom.compiler.quantise import quantise
+from tokenloom.hw.config import load
+from tokenloom.sim import chip_device
+from tokenloom.sim.chip_device import ChipDevice, Hold, MemoryFault
+from tokenloom.sim.memory import MEMORIES, memory_profile
+from tokenloom.sim.simulator import build
+
+HARDWARE = load("mini")
+RETRIES = HARDWARE.memory.retries
+PAGE = HARDWARE.memory.page_tokens
+DEEP = os.environ.get("TOKENLOOM_DEEP") == "1"
+SMALLEST = dict(width=16, ffn=16, heads=1, kv_heads=1, head_size=8, vocab=16)
+SMALL = dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2, tied=False)
+HOSTILE = [name for name in MEMORIES if name != "ideal"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def simulator():
+    build(HARDWARE)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    monkeypatch.setattr(chip_device, "_PATIENCE", 500_000)
+
+
+@pytest.fixture
+def device():
+    made = []
+
+    def make(model, memory="ideal", seed=1):
+        made.append(ChipDevice(model, HARDWARE, memory=memory, memory_seed=seed))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def prompt_for(model, count, seed=5):
+    return np.random.default_rng(seed).integers(0, model.shape.vocab, count).tolist()
+
+
+def play(chip, prompt, new):
+    """Passes, and starts and ends of every operation, counted from the first pass."""
+    seen = len(chip.events())
+    records = list(chip.generate(prompt, new))
+    events = chip.events()[seen:]
+    first = events[0].number
+    return records, [(e.number - first, e.unit, e.finished, e.cycle) for e in events]
+
+
+def assert_same(got, want):
+    """Tokens, logits, belt cycles and events; each stalled cycle has one cause."""
+    assert got[1] == want[1]
+    for mine, other in zip(got[0], want[0], strict=True):
+        assert (mine.pos, mine.rows, mine.token, mine.scheduled, mine.beats) == (
+            other.pos,
+            other.rows,
+            other.token,
+            other.scheduled,
+            other.beats,
+        )
+        assert mine.elapsed == mine.scheduled + sum(mine.stalls.values())
+        if mine.sample:
+            np.testing.assert_array_equal(mine.logits, other.logits)
+
+
+def elapsed(result):
+    return sum(record.elapsed for record in result[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("memory", HOSTILE)
+def test_hostile_is_ideal_but_for_time(memory, kind, device):
+    model = quantise(random_model(**SMALL, kind=kind))
+    prompt = prompt_for(model, 5)
+    want = play(device(model), prompt, 6)
+    times = []
+    for seed in range(1, 6):
+        chip = device(model, memory, seed)
+        for _ in range(2):  # a second request, with other memory timing
+            got = play(chip, prompt, 6)
+            assert_same(got, want)
+            times.append(elapsed(got))
+        assert sum(count.writes for count in chip.memory_counters()) > 100
+    if memory != "onchip":
+        assert len(set(times)) > 5 and min(times) > elapsed(want)
+
+
+def test_over_pages(device):
+    model = quantise(random_model(**SMALLEST))
+    prompt = prompt_for(model, PAGE - 5)
+    want = play(device(model), prompt, 12)
+    assert_same(play(device(model, "hbm2", 3), prompt, 12), want)
+
+
+def test_stalls_of_belt_and_memory_together(device):
+    model = quantise(random_model(**SMALL))
+    prompt = prompt_for(model, 4)
+    want = play(device(model), prompt, 4)
+    for seed in range(3):
+        chip = device(model, "hbm2", seed)
+        chip.hold(Hold.RANDOM, 77 + seed)
+        assert_same(play(chip, prompt, 4), want)
+
+
+def failing(rate):
+    return dataclasses.replace(memory_profile("hbm2"), error_rate=rate)
+
+
+def test_a_thousand_errors_recovered(device):
+    """One burst of a hundred fails, until a thousand have: no wrong token, no hang."""
+    model = quantise(random_model(**SMALL))
+    prompt = prompt_for(model, 5)
+    want = play(device(model), prompt, 12)
+    reads = writes = seed = 0
+    while reads + writes < 1000:
+        seed += 1
+        chip = device(model, failing(0.01), seed)
+        for _ in range(3):
+            assert_same(play(chip, prompt, 12), want)
+        reads += sum(count.read_errors for count in chip.memory_counters())
+        writes += sum(count.write_errors for count in chip.memory_counters())
+    assert reads > 500 and writes > 50
+
+
+def test_every_unrecovered_error_is_reported(device):
+    """So many errors that retries run out: the right answer, or the report; never else."""
+    model = quantise(random_model(**SMALLEST))
+    prompt = prompt_for(model, 3)
+    want = play(device(model), prompt, 3)
+    errors = reported = fine = 0
+    for seed in range(40 if DEEP else 12):
+        chip = device(model, failing(0.3), seed)
+        for _ in range(4):
+            try:
+                assert_same(play(chip, prompt, 3), want)
+                fine += 1
+            except MemoryFault:
+                reported += 1
+        errors += errors_of(chip)
+    assert errors > 1000 and reported > 10 and fine > 1
+
+
+def errors_of(chip):
+    return sum(c.read_errors + c.write_errors for c in chip.memory_counters())
+
+
+def places(chip):
+    """A byte of each kind of access: (name, channel, address, whether it is written)."""
+    program, word = chip.program, HARDWARE.memory.port_bits // 8
+    registers = program.registers
+    kv = registers["kv_base"] * word
+    token = 5  # the prompt's first
+    row = registers["embedding_base"] + token // 2 * registers["embedding_stride"]
+    return [
+        ("weights", 1, 0, False),
+        ("last weights", 0, chip.image.channels[0].size - word, False),
+        ("embedding row", token % 2, row * word, False),
+        ("KV page", 0, kv, True),
+        ("V codes", 1, kv + registers["v_offset"] * word, True),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_one_place_fails(number, device):
+    """As often as it is retried: survived. Always: reported with its place, and after a repair
+    the next request is right, although reads were outstanding.
+    """
+    model = quantise(random_model(**SMALL))
+    prompt = [5, *prompt_for(model, 4)]
+    want = play(device(model), prompt, 4)
+    chip = device(model, "hbm2")
+    _, channel, address, written = places(chip)[number]
+    for times in (1, RETRIES):
+        before = errors_of(chip)
+        chip.fail_at(channel, address, times)
+        assert_same(play(chip, prompt, 4), want)
+        assert errors_of(chip) == before + times
+    for _ in range(2):
+        chip.fail_at(channel, address)
+        with pytest.raises(MemoryFault, match=f"channel {channel}, address 0x") as caught:
+            list(chip.generate(prompt, 4))
+        fault = caught.value
+        assert (fault.channel, fault.write) == (channel, written)
+        assert fault.address <= address < fault.address + 512
+        assert f"in each of {RETRIES + 1} attempts" in str(fault)
+        # Whoever asks again while it lasts hears it again.
+        with pytest.raises(MemoryFault):
+            list(chip.generate(prompt, 4))
+        chip.fail_at(channel, address, 0)
+        recover(chip, prompt, want)
+
+
+def recover(chip, prompt, want):
+    """A fault met while prefetching belongs to the next request; then all is well."""
+    try:
+        got = play(chip, prompt, 4)
+    except MemoryFault:
+        got = play(chip, prompt, 4)
+    assert_same(got, want)
