@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["BURST_BEATS", "BURST_BYTES", "ID_BITS", "READS", "WRITES", "Burst", "Response", "burst_words"]
+__all__ = [
+    "BURST_BEATS",
+    "BURST_BYTES",
+    "ID_BITS",
+    "READS",
+    "WRITES",
+    "Burst",
+    "Response",
+    "burst_words",
+]
 
 BURST_BEATS = 16
 """Most beats of a burst in AXI3."""

@@ -90,16 +90,14 @@ class WritePort(Block):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        port, strobes = self._port_bits, self._port_bits // 8
-        shift = strobes.bit_length() - 1
+        port = self._port_bits
+        shift = (port // 8).bit_length() - 1
         bits = self._writes.bit_length() - 1
 
         # Writes not yet acknowledged, oldest at `head`; the last `unsent` of them were not sent.
-        m.submodules.words = words = Memory(shape=port + strobes, depth=self._writes, init=[])
+        m.submodules.words = words = Memory(shape=port, depth=self._writes, init=[])
+        m.submodules.strobes = strobes = Memory(shape=port // 8, depth=self._writes, init=[])
         m.submodules.addresses = addresses = Memory(shape=32 - shift, depth=self._writes, init=[])
-        word_in, address_in = words.write_port(), addresses.write_port()
-        # The read registers are what the port shows.
-        word, address = words.read_port(), addresses.read_port()
         oldest = addresses.read_port(domain="comb")
         head, sent, tail = Signal(bits), Signal(bits), Signal(bits)
         level, unsent, under_way = (Signal(bits + 1) for _ in range(3))
@@ -109,18 +107,6 @@ class WritePort(Block):
         m.d.comb += [
             self.in_ready.eq(~level[-1] & ~draining & ~self.halt),
             taken.eq(self.in_valid & self.in_ready),
-            word_in.en.eq(taken),
-            word_in.addr.eq(tail),
-            word_in.data.eq(Cat(self.in_data, self.in_strobe)),
-            address_in.en.eq(taken),
-            address_in.addr.eq(tail),
-            address_in.data.eq(self.in_addr[shift:]),
-            word.en.eq(send),
-            word.addr.eq(sent),
-            address.en.eq(send),
-            address.addr.eq(sent),
-            self.aw_addr.eq(Cat(Const(0, shift), address.data)),
-            Cat(self.w_data, self.w_strobe).eq(word.data),
             oldest.addr.eq(head),
             send.eq(
                 unsent.any()
@@ -130,6 +116,21 @@ class WritePort(Block):
                 & (~self.w_valid | self.w_ready)
             ),
         ]
+        for memory, value, shown in (
+            (words, self.in_data, self.w_data),
+            (strobes, self.in_strobe, self.w_strobe),
+            (addresses, self.in_addr[shift:], self.aw_addr[shift:]),
+        ):
+            # The read registers are what the port shows.
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                write.en.eq(taken),
+                write.addr.eq(tail),
+                write.data.eq(value),
+                read.en.eq(send),
+                read.addr.eq(sent),
+                shown.eq(read.data),
+            ]
         with m.If(taken):
             m.d.sync += tail.eq(tail + 1)
         with m.If(self.aw_ready):

@@ -220,9 +220,7 @@ class ChipDevice:
 
     def fail_at(self, channel: int, address: int, times: int = -1) -> None:
         """Answer bursts with that byte of a channel with an error, so often (-1: always)."""
-        self._library.tl_error(
-            self._chip, channel, ctypes.c_int64(address), ctypes.c_int64(times)
-        )
+        self._library.tl_error(self._chip, channel, ctypes.c_int64(address), ctypes.c_int64(times))
 
     def memory_counters(self) -> list[Counters]:
         """What each channel's memory has done; all zero for the ideal memory."""

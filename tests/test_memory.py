@@ -9,6 +9,8 @@ import pytest
 from tests.models_for_tests import KINDS, random_model
 from tokenloom.compiler.quantise import quantise
 from tokenloom.hw.config import load
+from tokenloom.hw.isa import TAPE_OP
+from tokenloom.hw.tape_format import TapeKind
 from tokenloom.sim import chip_device
 from tokenloom.sim.chip_device import ChipDevice, Hold, MemoryFault
 from tokenloom.sim.memory import MEMORIES, memory_profile
@@ -161,11 +163,13 @@ def places(chip):
     program, word = chip.program, HARDWARE.memory.port_bits // 8
     registers = program.registers
     kv = registers["kv_base"] * word
+    ops = [TAPE_OP.from_bits(number) for number in program.tape]
+    weights = [op.addr for op in ops if op.kind < TapeKind.K and not op.stop]
     token = 5  # the prompt's first
     row = registers["embedding_base"] + token // 2 * registers["embedding_stride"]
     return [
         ("weights", 1, 0, False),
-        ("last weights", 0, chip.image.channels[0].size - word, False),
+        ("head", 0, max(weights) * word, False),
         ("embedding row", token % 2, row * word, False),
         ("KV page", 0, kv, True),
         ("V codes", 1, kv + registers["v_offset"] * word, True),

@@ -129,7 +129,9 @@ async def a_burst_fails_for_good(dut):
             if dut.tape_r_valid.value == 1:
                 got.append(int(dut.tape_r_data.value).to_bytes(word, "little"))
             await FallingEdge(dut.clk)
-        wanted = [image[a + i * word :][:word] for a in range(0x0800, 0x1000, 512) for i in range(4)]
+        wanted = [
+            image[a + i * word :][:word] for a in range(0x0800, 0x1000, 512) for i in range(4)
+        ]
         assert memory.memory.counters().read_errors == (RETRIES + 1 if times < 0 else times)
         if times == RETRIES:
             assert got == wanted and dut.failed.value == 0
