@@ -1,7 +1,6 @@
 """The read arbiter: each reader gets its own words in order, whatever the memory does."""
 
 import dataclasses
-
 from collections import deque
 
 import cocotb
