@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
@@ -27,6 +26,8 @@ class Instruction:
     Attributes
     ----------
     unit : Unit
+    number : int
+        Place in the order of the program, over all units: behind all that it depends on.
     name : str
         For people and traces, such as "layer 3 gate_up".
     wait : dict
@@ -37,6 +38,7 @@ class Instruction:
     """
 
     unit: Unit
+    number: int
     name: str
     wait: dict[Unit, int]
     fields: dict[str, int]
@@ -72,6 +74,11 @@ class Program:
     gains: list[list[int]]
     frequencies: list[int]
 
+    def in_order(self) -> list[Instruction]:
+        """Every unit's instructions, each behind all that it depends on."""
+        every = [instruction for queue in self.queues.values() for instruction in queue]
+        return sorted(every, key=lambda instruction: instruction.number)
+
     def words(self, unit: Unit) -> list[int]:
         """A queue's bits, with the stop at its end."""
         stop = pack(LAYOUTS[unit], {"header": {"wait": [0] * len(Unit), "stop": 1}})
@@ -91,7 +98,14 @@ class _Builder:
     ) -> int:  # fmt: skip
         """Append an instruction; returns the unit's done count once it has finished."""
         self.queues[unit].append(
-            Instruction(unit=unit, name=name, wait=wait, fields=fields, sample_only=sample_only)
+            Instruction(
+                unit=unit,
+                number=sum(map(len, self.queues.values())),
+                name=name,
+                wait=wait,
+                fields=fields,
+                sample_only=sample_only,
+            )
         )
         return len(self.queues[unit])
 
@@ -120,8 +134,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
 
     Raises
     ------
-    ModelError
-        When the model is larger than the hardware's maxima.
+    ConfigError
+        When the model does not fit the hardware.
     """
     shape, array = model.shape, hardware.array
     hardware.check_model(shape, shape.name)
@@ -135,11 +149,6 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
     dim_blocks = regions.key_blocks
     group = shape.heads // shape.kv_heads
     sizes = [min(BLOCK, shape.head_size - BLOCK * b) for b in range(dim_blocks)]
-    if dim_blocks > 1 and any(size % columns for size in sizes):
-        raise ModelError(
-            f"{shape.name}: a head of {shape.head_size} on {columns} columns; allowed: columns "
-            f"that divide every block of {BLOCK} dims, because a tile of V lies in one block"
-        )
 
     def norm(name: str, gain: list[int], floor: int, wait: dict[Unit, int], tail: bool) -> int:
         gains.append(gain + [0] * (blocks * BLOCK - len(gain)))

@@ -1,4 +1,4 @@
-"""From a checkpoint to integers: codes, rebased scales, fraction bits, shifts and the proofs.
+"""From a checkpoint to integers: codes, rebased scales, fraction bits and shifts.
 
 Everything that docs/numbers.md leaves to the compiler is decided here, independently of any array
 shape or board. The result, `QuantModel`, is what the golden model runs and what the tapes hold.
@@ -16,40 +16,25 @@ import numpy.typing as npt
 
 from tokenloom.compiler.checkpoint import Checkpoint, LayerWeights, Matrix, ModelShape
 from tokenloom.compiler.errors import ModelError
+from tokenloom.compiler.probe import HEADROOM, Probe
+from tokenloom.compiler.proofs import (
+    ACC_LIMIT,
+    SLACK,
+    Proof,
+    ceil_log2,
+    check_shift,
+    exponent_floor,
+    fraction_bits,
+    row_bounds,
+    score_floors,
+)
 from tokenloom.hw import formats as fx
 from tokenloom.hw import tables
 
-__all__ = ["Gain", "Proof", "QLayer", "QTensor", "QuantModel", "iter_tensors", "quantise"]
+__all__ = ["Gain", "QLayer", "QTensor", "QuantModel", "iter_tensors", "quantise"]
 
 Float = npt.NDArray[np.float64]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-
-ACC_LIMIT = fx.ACC_BITS - 1  # magnitude bits of the accumulator
-SLACK = 1.07  # on every bound, for what quantising an activation can add to its norm
-PROBE_TOKENS = 64
-PROBE_HEADROOM = 2  # bits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """One line of the overflow proof.
-
-    Attributes
-    ----------
-    name : str
-        Tensor or operation.
-    bits : int
-        Magnitude bits that its accumulator can reach with this floor.
-    floor : int
-        Exponent floor of its activations.
-    limit : int
-        Bits that the accumulator has.
-    """
-
-    name: str
-    bits: int
-    floor: int
-    limit: int = ACC_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -238,7 +223,7 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         raise ModelError(f"{source}: positions is {positions}; allowed are 1..{shape.positions}")
     proofs: list[Proof] = []
 
-    q_floor, k_floor = _score_floors(source, shape.head_size, proofs)
+    q_floor, k_floor = score_floors(source, shape.head_size, proofs)
     bits = fx.PROB_FRAC + fx.SHIFT_MAX + 7 + positions.bit_length()
     if bits > ACC_LIMIT:
         # acc << floor_v has to fit as well, so a floor would not help (point 12).
@@ -251,7 +236,7 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
 
     embedding = _tensor("embedding", source, [checkpoint.embedding])
     head = embedding if shape.tied else _tensor("head", source, [checkpoint.head])
-    probe = _Probe(checkpoint)
+    probe = Probe(checkpoint)
     drafts = []
     # The residual may not have more fraction bits than any accumulator that drains into it.
     most = 25 - embedding.e0
@@ -264,7 +249,7 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
             25 - draft.down.e0 - draft.floor["down"] + draft.fraction["hidden"],
         )
         drafts.append(draft)
-    f_res = min(31 - _ceil_log2(probe.peak) - PROBE_HEADROOM, most)
+    f_res = min(31 - ceil_log2(probe.peak) - HEADROOM, most)
 
     for index, draft in enumerate(drafts):
         name = f"layer {index} "
@@ -273,15 +258,15 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         shift["down"] = 25 - draft.down.e0 - floor["down"] + fraction["hidden"] - f_res
         shift["score"] = fraction["q"] - ek + fraction["k"] - q_floor - k_floor - fx.SCORE_FRAC
         for operation, value in shift.items():
-            _check_shift(source, name + operation, value)
+            check_shift(source, name + operation, value)
 
     final_gain = _gain(checkpoint.final_norm)
-    head_floor = _floor(source, "head", [("head", head)], proofs)
+    head_floor = exponent_floor(source, [("head", head)], proofs)
     limit = 25 - head.e0 - head_floor + final_gain.output_fraction
-    f_logit = min(_fraction(float(_bounds(head, checkpoint.final_norm).max())), limit)
-    _check_shift(source, "head", limit - f_logit)
+    f_logit = min(fraction_bits(float(row_bounds(head, checkpoint.final_norm).max())), limit)
+    check_shift(source, "head", limit - f_logit)
     embedding_shift = 25 - embedding.e0 - f_res
-    _check_shift(source, "embedding", embedding_shift)
+    check_shift(source, "embedding", embedding_shift)
 
     return QuantModel(
         shape=shape,
@@ -321,14 +306,14 @@ def _layer(
     floor = {}
     for group in (("k", "v", "q"), ("o",), ("gate_up",), ("down",)):
         named = [(prefix + name, tensors[name]) for name in group]
-        shared = _floor(source, prefix + ", ".join(group), named, proofs)
+        shared = exponent_floor(source, named, proofs)
         floor.update(dict.fromkeys(group, shared))
 
     fraction, shift = {}, {}
     for name, turn in (("k", math.sqrt(2)), ("v", 1.0), ("q", math.sqrt(2))):
-        bound = float(_bounds(tensors[name], weights.attn_norm).max()) * turn
+        bound = float(row_bounds(tensors[name], weights.attn_norm).max()) * turn
         limit = 25 - tensors[name].e0 - floor[name] + attn_gain.output_fraction
-        fraction[name] = min(_fraction(bound), limit)
+        fraction[name] = min(fraction_bits(bound), limit)
         shift[name] = limit - fraction[name]
     fraction["context"] = fraction["v"]
 
@@ -336,9 +321,9 @@ def _layer(
     fraction["gate"] = fraction["up"] = fx.GATE_FRAC
     gate_up = tensors["gate_up"]
     shift["gate_up"] = 25 - gate_up.e0 - floor["gate_up"] + ffn_gain.output_fraction - fx.GATE_FRAC
-    bounds = _bounds(gate_up, weights.ffn_norm)
+    bounds = row_bounds(gate_up, weights.ffn_norm)
     product = float((bounds[0::2] * bounds[1::2]).max()) * SLACK
-    fraction["hidden"] = min(_fraction(product), 2 * fx.GATE_FRAC)
+    fraction["hidden"] = min(fraction_bits(product), 2 * fx.GATE_FRAC)
     shift["swiglu"] = 2 * fx.GATE_FRAC - fraction["hidden"]
     return QLayer(
         q=tensors["q"],
@@ -413,134 +398,6 @@ def _gain(weight: npt.NDArray[np.float32]) -> Gain:
         fraction -= 1
     codes = np.rint(np.ldexp(scaled, fraction)).astype(np.int16)
     return Gain(codes=codes, fraction=fraction)
-
-
-def _magnitude(tensor: QTensor) -> int:
-    """max_n B_n: the largest sum of |W_int| over a row, times 128; exact."""
-    largest = 0
-    for start in range(0, tensor.rows, 4096):
-        blocks = np.abs(tensor.integers(slice(start, start + 4096))).sum(axis=2)
-        high, low = (blocks >> 30).sum(axis=1), (blocks & 0x3FFFFFFF).sum(axis=1)
-        largest = max(
-            largest,
-            max((int(h) << 30) + int(x) for h, x in zip(high, low, strict=True)),
-        )
-    return largest * 128
-
-
-def _floor(source: str, what: str, tensors: list[tuple[str, QTensor]], proofs: list[Proof]) -> int:
-    """The smallest exponent floor with which all `tensors` fit the accumulator."""
-    bits = [_magnitude(tensor).bit_length() + fx.SHIFT_MAX for _, tensor in tensors]
-    floor = max(0, max(bits) - ACC_LIMIT)
-    if floor > fx.FLOOR_MAX:
-        worst = tensors[bits.index(max(bits))][0]
-        raise ModelError(
-            f"{source}: {worst} needs {max(bits)} accumulator bits; with the largest exponent "
-            f"floor, {fx.FLOOR_MAX}, it may need {ACC_LIMIT + fx.FLOOR_MAX}"
-        )
-    for (name, _), need in zip(tensors, bits, strict=True):
-        proofs.append(Proof(name=name, bits=need - floor, floor=floor))
-    return floor
-
-
-def _score_floors(source: str, head_size: int, proofs: list[Proof]) -> tuple[int, int]:
-    """Floors of q and k: as small as the accumulator allows, q's the larger by at most one."""
-    blocks = -(-head_size // fx.BLOCK)
-    bits = (blocks * fx.BLOCK * 128 * 128).bit_length() + 2 * fx.SHIFT_MAX
-    excess = max(0, bits - ACC_LIMIT)
-    q_floor, k_floor = excess - excess // 2, excess // 2
-    if q_floor > fx.FLOOR_MAX:
-        raise ModelError(f"{source}: score needs {bits} accumulator bits for head {head_size}")
-    proofs.append(Proof(name="score", bits=bits - excess, floor=excess))
-    return q_floor, k_floor
-
-
-def _bounds(tensor: QTensor, gain: npt.NDArray[np.float32]) -> Float:
-    """|w x| <= sqrt(D) ||w o gain||_2 of each row (Cauchy-Schwarz), float64 [N]."""
-    result = np.empty(tensor.rows)
-    weight = np.zeros(tensor.blocks * fx.BLOCK)
-    weight[: tensor.cols] = gain
-    for start in range(0, tensor.rows, 4096):
-        whole = tensor.integers(slice(start, start + 4096)).astype(np.float64)
-        scaled = whole.reshape(len(whole), -1) * weight
-        result[start : start + len(whole)] = np.sqrt(np.square(scaled).sum(axis=1))
-    return np.ldexp(result, tensor.e0 - 25) * math.sqrt(tensor.cols)
-
-
-def _ceil_log2(value: float) -> int:
-    """ceil(log2(value)), exact; 0 for 0."""
-    if value <= 0.0:
-        return 0
-    mantissa, exponent = math.frexp(value)
-    return exponent - 1 if mantissa == 0.5 else exponent
-
-
-def _fraction(bound: float) -> int:
-    """Fraction bits of a fixed32 that has to hold +-bound."""
-    return 31 - _ceil_log2(bound * SLACK)
-
-
-def _check_shift(source: str, name: str, shift: int) -> None:
-    if not 0 <= shift <= fx.DRAIN_SHIFT_MAX - (name.endswith("swiglu")):
-        raise ModelError(
-            f"{source}: {name} would drain with a shift of {shift}; allowed are 0.."
-            f"{fx.DRAIN_SHIFT_MAX}"
-        )
-
-
-class _Probe:
-    """The float model over a fixed sequence, to find how large its residual becomes."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        shape = checkpoint.shape
-        self.shape = shape
-        count = min(PROBE_TOKENS, shape.positions)
-        ids = [(7 * i + 1) % shape.vocab for i in range(count)]
-        if shape.bos is not None:
-            ids = [shape.bos, *ids][:count]
-        table = checkpoint.embedding.quantised()
-        self._stream = table.dequantise(np.asarray(ids))
-        self.peak = float(np.abs(self._stream).max())
-        half = shape.head_size // 2
-        angles = np.outer(
-            np.arange(count), shape.rope_theta ** (-2.0 * np.arange(half) / shape.head_size)
-        )
-        self._turn = np.exp(1j * angles)[:, None, :]
-
-    def layer(self, weights: LayerWeights, tensors: QLayer) -> None:
-        """Run one layer."""
-        shape, count = self.shape, len(self._stream)
-        x = self._normalised(weights.attn_norm)
-        q, k, v = (
-            (x @ t.values().T).reshape(count, -1, shape.head_size)
-            for t in (tensors.q, tensors.k, tensors.v)
-        )
-        q, k = (self._rotated(part) for part in (q, k))
-        group = shape.heads // shape.kv_heads
-        k, v = (np.repeat(part, group, axis=1) for part in (k, v))
-        scores = np.einsum("thd,shd->hts", q, k) / math.sqrt(shape.head_size)
-        scores = np.where(np.tri(count, dtype=bool), scores, -np.inf)
-        p = np.exp(scores - scores.max(axis=2, keepdims=True))
-        p /= p.sum(axis=2, keepdims=True)
-        mixed = np.einsum("hts,shd->thd", p, v).reshape(count, -1)
-        self._add(mixed @ tensors.o.values().T)
-        pairs = self._normalised(weights.ffn_norm) @ tensors.gate_up.values().T
-        gate, up = pairs[:, 0::2], pairs[:, 1::2]
-        hidden = gate * up * (0.5 + 0.5 * np.tanh(gate / 2))
-        self._add(hidden @ tensors.down.values().T)
-
-    def _normalised(self, gain: npt.NDArray[np.float32]) -> Float:
-        mean = np.square(self._stream).mean(axis=1, keepdims=True)
-        result: Float = self._stream / np.sqrt(mean + self.shape.norm_eps) * gain
-        return result
-
-    def _rotated(self, part: Float) -> Float:
-        turned = (part[..., 0::2] + 1j * part[..., 1::2]) * self._turn
-        return np.stack([turned.real, turned.imag], axis=-1).reshape(part.shape)
-
-    def _add(self, update: Float) -> None:
-        self._stream = self._stream + update
-        self.peak = max(self.peak, float(np.abs(self._stream).max()))
 
 
 def iter_tensors(model: QuantModel) -> Iterator[QTensor]:

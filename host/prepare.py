@@ -98,6 +98,8 @@ def prepare(model: str, board: str, overrides: Sequence[str] = ()) -> Prepared:
             markup=False,
             soft_wrap=True,
         )
+    for loss in hardware.losses():
+        progress.console().print(f"Hardware '{hardware.name}': {loss}.", markup=False)
     return Prepared(
         name=source.name, checkpoint=checkpoint, text=text, hardware=hardware, resized=resized
     )

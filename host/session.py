@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from tokenloom.compiler.quantise import QuantModel
     from tokenloom.compiler.schedule import Schedule
     from tokenloom.host.device import Device
-    from tokenloom.sim.chip_device import Event, PassRecord
+    from tokenloom.sim.chip_device import PassRecord
+    from tokenloom.sim.taps import OperationDifference
 
 __all__ = [
     "Difference",
     "Played",
     "compare_with_golden",
-    "measured_operations",
     "play",
     "predictor",
-    "schedule_differences",
     "summary",
+    "with_operation",
 ]
 
 
@@ -69,6 +69,8 @@ class Difference:
         Row of the pass and vocabulary id of the logit; None when only the token differs.
     device, golden : int
         The two logits, or the two tokens.
+    operation : OperationDifference or str or None
+        The operation that went wrong first, or why it is not known.
     """
 
     number: int
@@ -76,8 +78,11 @@ class Difference:
     lane: int | None
     device: int
     golden: int
+    operation: OperationDifference | str | None = None
 
     def __str__(self) -> str:
+        if self.operation is not None:
+            return f"{replace(self, operation=None)}; first wrong operation: {self.operation}"
         if self.lane is None:
             return (
                 f"pass {self.number}: the logits agree, but the device sampled token "
@@ -142,6 +147,42 @@ def compare_with_golden(
     return None
 
 
+def with_operation(
+    difference: Difference,
+    device: Device,
+    prompt: Sequence[int],
+    records: Sequence[PassRecord],
+    step: Callable[[str], None] = lambda text: None,
+) -> Difference:
+    """Name the operation behind a difference, by playing the request again on a chip with taps.
+
+    Parameters
+    ----------
+    difference : Difference
+    device : Device
+        Where it was found; only the simulated chip has operations to look at.
+    prompt : sequence of int
+    records : sequence of PassRecord
+        The passes that were compared.
+    step : callable
+        Told what happens next.
+    """
+    from tokenloom.sim.chip_device import ChipDevice
+    from tokenloom.sim.taps import first_difference
+
+    if not device.timed or difference.lane is None:
+        return difference
+    new = sum(record.sample for record in records[: difference.number + 1])
+    chip = ChipDevice(device.model, device.hardware, step, taps=True)
+    try:
+        step("look for the first wrong operation")
+        found = first_difference(chip, device.model, prompt, new)
+    finally:
+        chip.close()
+    unknown = "none in a second run, on the chip that shows its operations"
+    return replace(difference, operation=found or unknown)
+
+
 # Prediction.
 
 
@@ -156,61 +197,6 @@ def predictor(device: Device) -> Callable[[int, int, bool], Schedule]:
         )
 
     return schedule
-
-
-def measured_operations(events: Sequence[Event]) -> dict[int, dict[int, list[tuple[int, int]]]]:
-    """First and last cycle of every operation: pass -> unit -> operations in queue order.
-
-    A unit's operations end in the order in which they start.
-    """
-    starts: dict[tuple[int, int], list[int]] = {}
-    ends: dict[tuple[int, int], list[int]] = {}
-    for event in events:
-        table = ends if event.finished else starts
-        table.setdefault((event.number, int(event.unit)), []).append(event.cycle)
-    result: dict[int, dict[int, list[tuple[int, int]]]] = {}
-    for (number, unit), cycles in starts.items():
-        last = ends.get((number, unit), [])
-        # One that never ended shows as -1, so that it equals no prediction.
-        last = last + [-1] * (len(cycles) - len(last))
-        result.setdefault(number, {})[unit] = list(zip(cycles, last, strict=False))
-    return result
-
-
-def schedule_differences(
-    schedule: Schedule, measured: dict[int, list[tuple[int, int]]]
-) -> list[dict[str, Any]]:
-    """Operations whose first or last cycle is not the predicted one.
-
-    Parameters
-    ----------
-    schedule : Schedule
-    measured : dict
-        Unit -> its operations' first and last cycles, as `measured_operations` gives for a pass.
-    """
-    wrong = []
-    position: dict[int, int] = {}
-    for operation in schedule.operations:
-        unit = int(operation.unit)
-        index = position.setdefault(unit, 0)
-        position[unit] += 1
-        found = measured.get(unit, [])
-        have = found[index] if index < len(found) else None
-        if have != (operation.first, operation.last):
-            wrong.append(
-                {
-                    "unit": operation.unit.name,
-                    "name": operation.name,
-                    "predicted": [operation.first, operation.last],
-                    "measured": None if have is None else list(have),
-                }
-            )
-    for unit, found in measured.items():
-        for extra in found[position.get(unit, 0) :]:
-            wrong.append(
-                {"unit": str(unit), "name": "?", "predicted": None, "measured": list(extra)}
-            )
-    return wrong
 
 
 # Figures.

@@ -14,6 +14,7 @@ from tokenloom.hw.isa import ARRAY_OP, CONTEXT_OP, SOFTMAX_OP, Kind
 from tokenloom.hw.row_lane import BLOCK_TAG, Target
 from tokenloom.hw.scores import Scores
 from tokenloom.hw.softmax import Softmax
+from tokenloom.hw.taps import attention_tap, pack_tap
 from tokenloom.hw.v_exponents import VExponents
 
 __all__ = ["Attention"]
@@ -31,6 +32,8 @@ class Attention(Block):
         C, W, R (a power of two), slot groups.
     tokens_max, dim_blocks, width_max : int
         Longest context, blocks of 32 dims per head, longest concatenation of heads.
+    taps : bool
+        With the port `tap`.
 
     Members
     -------
@@ -44,6 +47,7 @@ class Attention(Block):
     keys_done, values_done, soft_done : Out, strobes: the operation's results can be used from the
         next cycle on
     saturated : Out(1)
+    tap : Out, with taps: `taps.attention_tap` of every lane
 
     Latency
     -------
@@ -66,10 +70,13 @@ class Attention(Block):
         tokens_max: int,
         dim_blocks: int,
         width_max: int,
+        taps: bool = False,
     ) -> None:
         self._c, self._w, self._r, self._slots = columns, drain, rows, slots
         self._tokens, self._dim_blocks = tokens_max, dim_blocks
         self._width = -(-width_max // BLOCK) * BLOCK
+        self._taps = taps
+        tapped = {"tap": Out(32 * sum(attention_tap(drain).values()) * rows)}
         self._slot_bits = max(1, (slots - 1).bit_length())
         self._block_bits = max(1, (tokens_max // BLOCK - 1).bit_length())
         p_bits = 1 + self._slot_bits + self._block_bits
@@ -112,8 +119,9 @@ class Attention(Block):
                 "values_done": Out(1),
                 "soft_done": Out(1),
                 "saturated": Out(1),
+                **(tapped if taps else {}),
             },
-            params=(columns, drain, rows, slots, tokens_max, dim_blocks, width_max),
+            params=(columns, drain, rows, slots, tokens_max, dim_blocks, width_max, taps),
         )
 
     def _row_of(self, lane: int, slot: Signal) -> tuple[Signal, Signal]:
@@ -238,6 +246,8 @@ class Attention(Block):
                 buffer.in_values.eq(context.out_values),
             ]
             saturated += [scores.saturated, context.out_saturated]
+            if self._taps:
+                self._show(m, r, scores, softmax, context)
         m.d.comb += self.saturated.eq(Cat(saturated).any())
 
         # Lane R-1 is the last; the operation is over when its last value has landed.
@@ -255,6 +265,32 @@ class Attention(Block):
             m.d.comb += strobe.eq(line)
         self._context_scan(m, buffers)
         return m
+
+    def _show(
+        self, m: Module, lane: int, scores: Scores, softmax: Softmax, context: Context
+    ) -> None:
+        """A lane's scores as the softmax reads them, its denominators and its output."""
+        fields = attention_tap(self._w)
+        values = {
+            "score_valid": Signal(name=f"tap_score_valid{lane}"),
+            "score_slot": Signal.like(softmax.scores_slot, name=f"tap_score_slot{lane}"),
+            "score_word": Signal.like(softmax.scores_word, name=f"tap_score_word{lane}"),
+            "scores": scores.read_scores,
+            "den_valid": softmax.den_valid,
+            "den_slot": softmax.den_slot,
+            "den": softmax.den,
+            "context_valid": context.out_valid,
+            "context_slot": context.out_slot,
+            "context_dim": context.out_dim,
+            "context_values": context.out_values,
+        }
+        m.d.sync += [
+            values["score_valid"].eq(softmax.scores_read),
+            values["score_slot"].eq(softmax.scores_slot),
+            values["score_word"].eq(softmax.scores_word),
+        ]
+        size = 32 * sum(fields.values())
+        m.d.comb += self.tap.word_select(lane, size).eq(pack_tap(fields, values))
 
     def _context_scan(self, m: Module, buffers: list[ContextBuffer]) -> None:
         """Reads finished context blocks row by row and hands them to the quantiser."""

@@ -17,6 +17,7 @@ from tokenloom.hw.pass_control import EOS_IDS, PassControl
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.row_reader import RowReader
 from tokenloom.hw.tape_control import TapeControl
+from tokenloom.hw.taps import tap_words
 
 __all__ = ["Chip"]
 
@@ -33,6 +34,8 @@ class Chip(Block):
     Parameters
     ----------
     hardware : HardwareConfig
+    taps : bool
+        Show every operation's output (`hw/taps.py`): for simulations that look for a fault.
 
     Members
     -------
@@ -47,12 +50,14 @@ class Chip(Block):
     stall_tape, stall_row, stall_kv : Out(1), why the next cycle stands still
     started, finished : Out(5), array_take : Out(1), saturated : Out(1)
     logit_valid, logit : Out, per row
+    tap_valid, tap : Out, only with taps, see `Core`
     """
 
     belt = False
 
-    def __init__(self, *, hardware: HardwareConfig) -> None:
-        self._hw = hardware
+    def __init__(self, *, hardware: HardwareConfig, taps: bool = False) -> None:
+        self._hw, self._taps = hardware, taps
+        tapped = {"tap_valid": Out(1), "tap": Out(32 * tap_words(hardware))}
         array, memory, top = hardware.array, hardware.memory, hardware.maxima
         c, port = array.columns, memory.port_bits
         self._vocab_bits = max(1, (top.vocab - 1).bit_length())
@@ -126,8 +131,9 @@ class Chip(Block):
                 "saturated": Out(1),
                 "logit_valid": Out(array.rows),
                 "logit": Out(32 * array.rows),
+                **(tapped if taps else {}),
             },
-            params=(hardware.digest(),),
+            params=(hardware.digest(), taps),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -154,7 +160,7 @@ class Chip(Block):
         with m.If(cfg_we):
             m.d.sync += loaded.eq(cfg_sel == Select.REGISTERS)
 
-        core = Core(hardware=hw)
+        core = Core(hardware=hw, taps=self._taps)
         en, wipe = Signal(), Signal()
         m.submodules.core = instance(core, en=en, wipe=wipe)
         control = PassControl(
@@ -175,7 +181,7 @@ class Chip(Block):
         )
         m.submodules.kv_manager = instance(pages)
         tape = TapeControl(
-            depth=top.layers * (6 + top.kv_heads * (1 + hw.head_blocks)) + 2,
+            depth=hw.array_operations + 1,
             columns=c_count,
             page_tokens=memory.page_tokens,
             dim_blocks=hw.head_blocks,
@@ -438,4 +444,6 @@ class Chip(Block):
             self.logit_valid.eq(core.logit_valid),
             self.logit.eq(core.logit),
         ]
+        if self._taps:
+            m.d.comb += [self.tap_valid.eq(core.tap_valid), self.tap.eq(core.tap)]
         return m

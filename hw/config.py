@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenloom.compiler.errors import ConfigError
-from tokenloom.hw.formats import ACC_BITS, BLOCK
+from tokenloom.hw.formats import BLOCK, TOKENS_MAX
+from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, NORM_OP
+from tokenloom.hw.registers import MODEL
 
 if TYPE_CHECKING:
     from tokenloom.compiler.checkpoint import ModelShape
@@ -31,6 +33,8 @@ __all__ = [
     "presets",
 ]
 
+_WORDS_PER_DRAIN = 128  # of a tile; `ArrayControl` counts them in 8 bits
+_GROUP_ROWS = 1023  # queries of a KV head in a pass; `ArrayControl.group_rows`
 _PRESETS = Path(__file__).resolve().parent / "presets"
 
 
@@ -92,14 +96,8 @@ class Maxima:
 class BoardConfig:
     """The board that carries the chip."""
 
-    name: str
-    """Name for people."""
-    part: str
-    """The FPGA's part number; empty for a simulated board."""
     clock_mhz: float
     """Clock of the core, for figures derived from cycles."""
-    bandwidth_gbs: float
-    """Peak memory bandwidth in 10^9 bytes per second, over all channels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,8 +122,6 @@ class HardwareConfig:
     """The board."""
     norm_lanes: int
     """Residual values that RMSNorm takes per cycle."""
-    acc_bits: int = ACC_BITS
-    """Width of the array's accumulators."""
 
     def __post_init__(self) -> None:
         self.validate()
@@ -136,16 +132,6 @@ class HardwareConfig:
     def blocks_per_beat(self) -> int:
         """Quantisation blocks that a column takes per cycle."""
         return self.array.lanes // BLOCK
-
-    @property
-    def group_blocks(self) -> int:
-        """Blocks per tape group: as many as fp16 scales fit in one memory word."""
-        return self.memory.port_bits // 16
-
-    @property
-    def macs(self) -> int:
-        """Products per cycle."""
-        return self.array.columns * self.array.rows * self.array.lanes
 
     @property
     def width_blocks(self) -> int:
@@ -165,19 +151,9 @@ class HardwareConfig:
         return self.maxima.heads // self.maxima.kv_heads
 
     @property
-    def head_block(self) -> int:
-        """Values per quantisation block along a head, before zero padding."""
-        return min(BLOCK, self.maxima.head_size)
-
-    @property
     def head_blocks(self) -> int:
         """Quantisation blocks per head."""
         return -(-self.maxima.head_size // BLOCK)
-
-    @property
-    def page_groups(self) -> int:
-        """Tokens of one page in each channel."""
-        return self.memory.page_tokens // self.array.columns
 
     @property
     def pages_per_slot(self) -> int:
@@ -185,9 +161,18 @@ class HardwareConfig:
         return -(-self.maxima.positions // self.memory.page_tokens)
 
     @property
-    def slot_groups_max(self) -> int:
-        """Groups of C tokens (one in each channel) in the longest sequence, in whole pages."""
-        return self.pages_per_slot * self.page_groups
+    def operand_blocks(self) -> int:
+        """Blocks in an operand buffer at the maxima: norm output, context, hidden, queries."""
+        top = self.maxima
+        context = -(-top.heads * top.head_size // BLOCK)
+        queries = top.kv_heads * self.max_group * self.head_blocks
+        return self.width_blocks + context + self.ffn_blocks + queries
+
+    @property
+    def array_operations(self) -> int:
+        """Most operations of the array in a pass: six matmuls, scores and values of each layer."""
+        top = self.maxima
+        return top.layers * (6 + top.kv_heads * (1 + self.head_blocks)) + 1
 
     # Checks.
 
@@ -227,31 +212,37 @@ class HardwareConfig:
         yield (
             "array.columns",
             array.columns,
-            1 <= array.columns <= 256,
-            "1 to 256",
-            "because each KV page (256 tokens at most) has a token in every column's channel",
+            _power_of_two(array.columns) and array.columns <= 256,
+            "a power of two up to 256",
+            "because tokens and embedding rows are dealt out to the columns by their lowest bits, "
+            "and each KV page (256 tokens at most) has a token in every column's channel",
         )
         yield (
             "array.lanes",
             array.lanes,
-            array.lanes in (32, 64, 128),
-            "32, 64 or 128",
-            "because an element takes whole blocks of 32",
+            array.lanes == BLOCK,
+            f"{BLOCK}",
+            "because the operand buffers hand out one block per cycle",
         )
         row_limit = min(BLOCK, maxima.head_size)
         yield (
             "array.rows",
             array.rows,
-            1 <= array.rows <= row_limit,
-            f"1 to {row_limit} (the smaller of 32 and maxima.head_size)",
-            "because all rows share one quantiser, which accepts one block per cycle",
+            _power_of_two(array.rows) and array.rows <= row_limit,
+            f"a power of two, 1 to {row_limit} (the smaller of 32 and maxima.head_size)",
+            "because a query's row and slot are bits of one number, and all rows share one "
+            "quantiser, which accepts one block per cycle",
         )
         yield (
             "array.drain",
             array.drain,
-            _power_of_two(array.drain) and array.columns % array.drain == 0,
-            f"a power of two that divides array.columns = {array.columns}",
-            "because the columns' sums leave in equal shares",
+            _power_of_two(array.drain)
+            and array.drain <= BLOCK
+            and array.columns % array.drain == 0
+            and array.columns // array.drain <= _WORDS_PER_DRAIN,
+            f"a power of two up to {BLOCK} that divides array.columns = {array.columns} into at "
+            f"most {_WORDS_PER_DRAIN} parts",
+            "because the columns' sums leave in equal words, and words make up a block",
         )
         yield (
             "memory.port_bits",
@@ -267,16 +258,15 @@ class HardwareConfig:
             "a power of two from 32 on",
             "because the buffer's pointers wrap and two AXI bursts of 16 beats have to fit",
         )
+        page_least = max(BLOCK, array.columns, memory.port_bits // 8)
         yield (
             "memory.page_tokens",
             memory.page_tokens,
-            32 <= memory.page_tokens <= 256
-            and memory.page_tokens % max(1, array.lanes) == 0
-            and memory.page_tokens % array.columns == 0,
-            f"a multiple of array.lanes = {array.lanes} and of array.columns = {array.columns}, "
-            "from 32 to 256",
-            "because V's sums run along a page's tokens in whole beats and each channel holds the "
-            "same share of a page",
+            _power_of_two(memory.page_tokens) and page_least <= memory.page_tokens <= 256,
+            f"a power of two from {page_least} (the largest of {BLOCK}, array.columns = "
+            f"{array.columns} and memory.port_bits / 8) to 256",
+            "because a page is found by a token's upper bits, each channel holds the same share "
+            "of it, and a dim of V takes whole memory words",
         )
         yield (
             "memory.pages",
@@ -294,23 +284,53 @@ class HardwareConfig:
             "because the quantiser behind RMSNorm collects whole blocks of 32",
         )
         yield (
-            "acc_bits",
-            self.acc_bits,
-            self.acc_bits == ACC_BITS,
-            f"{ACC_BITS}",
-            "because the compiler's proofs and the golden model hold for that width",
+            "board.clock_mhz",
+            board.clock_mhz,
+            0 < board.clock_mhz < float("inf"),
+            "a number above 0",
+            "because rates are derived from it",
         )
-        for key, number in (
-            ("board.clock_mhz", board.clock_mhz),
-            ("board.bandwidth_gbs", board.bandwidth_gbs),
-        ):
-            yield (
-                key,
-                number,
-                0 < number < float("inf"),
-                "a number above 0",
-                "because rates are derived from it",
-            )
+        yield from self._widths()
+
+    def _widths(self) -> Iterator[tuple[str, object, bool, str, str]]:
+        """Maxima that the fields of instructions and registers hold."""
+        top, fits = self.maxima, self.array.columns
+        field = {name: 2**part.width - 1 for name, part in (*MODEL, *ARRAY_OP, *NORM_OP)
+                 if isinstance(part.shape, int)}  # fmt: skip
+        norm_words = self.width_blocks * BLOCK // self.norm_lanes
+        kv_blocks = top.kv_heads * self.head_blocks
+        outputs = min(field["count"], field["tiles"] * fits)
+        for key, what, number, limit, why in (
+            ("maxima.positions", "", top.positions, TOKENS_MAX,
+             "because a softmax's denominator has 30 bits"),
+            ("maxima.layers", "", top.layers, field["layer"],
+             "because that is how far an instruction's layer counts"),
+            ("maxima.kv_heads", "", top.kv_heads, field["kv_head"] + 1,
+             "because that is how far an instruction's KV head counts"),
+            ("maxima.kv_heads", " * blocks per head", kv_blocks, field["layer_blocks"] // 2,
+             "because a register holds the K and V blocks of a layer"),
+            ("maxima.heads", " / maxima.kv_heads", self.max_group, field["group"],
+             "because a register holds the query heads per KV head"),
+            ("maxima.heads", " / maxima.kv_heads * array.rows", self.max_group * self.array.rows,
+             _GROUP_ROWS, "because the array counts a KV head's queries to that"),
+            ("maxima.vocab", "", top.vocab, outputs,
+             "because that is how far an instruction's outputs and tiles count"),
+            ("maxima.ffn", " * 2", 2 * top.ffn, outputs,
+             "because gate and up are one operation, whose outputs and tiles count that far"),
+            ("maxima.ffn", " in blocks", self.ffn_blocks, field["beats"],
+             "because that is how far an instruction's beats count"),
+            ("maxima.width", " in blocks", self.width_blocks, field["beats"],
+             "because that is how far an instruction's beats count"),
+            ("maxima.width", " in words of norm_lanes", norm_words, field["words"],
+             "because that is how far an instruction's words count"),
+            ("maxima.width", " in words, times norms", norm_words * (2 * top.layers + 1),
+             field["gain_base"] + 1, "because an instruction addresses all gains"),
+            ("maxima.ffn", " and the other maxima in operand blocks", self.operand_blocks,
+             field["x_base"] + 1, "because an instruction addresses all of an operand buffer"),
+            ("maxima.layers", " in operations of the array", self.array_operations,
+             2**DONE_BITS - 1, "because instructions wait for counts of that width"),
+        ):  # fmt: skip
+            yield f"{key}{what}", number, number <= limit, f"up to {limit}", why
 
     def losses(self) -> list[str]:
         """What the configuration wastes: legal, but worth a warning."""
@@ -342,6 +362,19 @@ class HardwareConfig:
             raise ConfigError(
                 f"{name} does not fit hardware '{self.name}': it has {group} query heads per KV "
                 f"head, the hardware (maxima.heads / maxima.kv_heads) {self.max_group}"
+            )
+        if shape.head_size % self.array.drain:
+            raise ConfigError(
+                f"{name} does not fit hardware '{self.name}': its head_size is {shape.head_size}, "
+                f"allowed is a multiple of array.drain = {self.array.drain}, because values leave "
+                "the array in words that lie in one head"
+            )
+        last = (shape.head_size - 1) % BLOCK + 1
+        if shape.head_size > BLOCK and (BLOCK % self.array.columns or last % self.array.columns):
+            raise ConfigError(
+                f"{name} does not fit hardware '{self.name}': its head_size is {shape.head_size}, "
+                f"allowed with array.columns = {self.array.columns} are columns that divide every "
+                f"block of {BLOCK} dims, because a tile of V lies in one block"
             )
         # Row r speaks r cycles after row 0, so a row's short last block must not come to the shared
         # quantiser within `rows` cycles of the full block before it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array as Choice
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
@@ -22,22 +22,15 @@ from tokenloom.hw.residual import Residual
 from tokenloom.hw.rmsnorm import RmsNorm
 from tokenloom.hw.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
 from tokenloom.hw.sampler import Sampler
+from tokenloom.hw.taps import BLOCK_TAP, ROW_TAP, pack_tap, tap_places, tap_words
 from tokenloom.hw.unit_queue import UnitQueue
 
-__all__ = ["CFG_BITS", "EDGE", "Core", "operand_blocks"]
+__all__ = ["CFG_BITS", "EDGE", "Core"]
 
 EDGE = 1  # E: stages between the announcement of a take and the take
 CFG_BITS = 512
 
 _TAG = data.StructLayout({"block": BLOCK_TAG, "row": 5, "unit": 3})
-
-
-def operand_blocks(hardware: HardwareConfig) -> int:
-    """Blocks in an operand buffer at the maxima: norm output, context, hidden, queries."""
-    top = hardware.maxima
-    context = -(-top.heads * top.head_size // BLOCK)
-    queries = top.kv_heads * hardware.max_group * hardware.head_blocks
-    return hardware.width_blocks + context + hardware.ffn_blocks + queries
 
 
 class Core(Block):
@@ -46,6 +39,8 @@ class Core(Block):
     Parameters
     ----------
     hardware : HardwareConfig
+    taps : bool
+        With the ports `tap_valid` and `tap`.
 
     Members
     -------
@@ -62,10 +57,12 @@ class Core(Block):
     logit_valid, logit : Out, per row, the logits in order of their id; token : Out, per row
     started, finished : Out(5), strobes per unit, for the trace; array_busy : Out(1)
     saturated : Out(1), strobe
+    tap_valid : Out(1), tap : Out, with taps: a record of `taps.tap_places` that holds something
     """
 
-    def __init__(self, *, hardware: HardwareConfig) -> None:
-        self._hw = hardware
+    def __init__(self, *, hardware: HardwareConfig, taps: bool = False) -> None:
+        self._hw, self._taps = hardware, taps
+        tapped = {"tap_valid": Out(1), "tap": Out(32 * tap_words(hardware))}
         array, top = hardware.array, hardware.maxima
         self._c, self._k, self._r, self._w = (
             array.columns,
@@ -73,8 +70,6 @@ class Core(Block):
             array.rows,
             array.drain,
         )
-        if self._k != BLOCK:
-            raise ValueError(f"array.lanes is {self._k}; this core's operand path takes {BLOCK}")
         self._slots = max(1, hardware.max_group)
         self._tokens = -(-top.positions // BLOCK) * BLOCK
         self._vocab_bits = max(1, (top.vocab - 1).bit_length())
@@ -118,8 +113,9 @@ class Core(Block):
                 "finished": Out(len(Unit)),
                 "array_busy": Out(1),
                 "saturated": Out(1),
+                **(tapped if taps else {}),
             },
-            params=(hardware.digest(),),
+            params=(hardware.digest(), taps),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -144,7 +140,7 @@ class Core(Block):
         depths = {
             Unit.EMBED: 2,
             Unit.NORM: 2 * top.layers + 2,
-            Unit.ARRAY: top.layers * (6 + top.kv_heads * (1 + hw.head_blocks)) + 2,
+            Unit.ARRAY: hw.array_operations + 1,
             Unit.SOFTMAX: top.layers * top.kv_heads * hw.head_blocks + 1,
             Unit.CONTEXT: top.layers * top.kv_heads + 1,
         }
@@ -225,6 +221,7 @@ class Core(Block):
             tokens_max=self._tokens,
             dim_blocks=hw.head_blocks,
             width_max=top.heads * top.head_size,
+            taps=self._taps,
         )
         place("attention", attention)
         m.d.comb += [
@@ -268,12 +265,13 @@ class Core(Block):
         with m.If(queues[Unit.EMBED].issue):
             m.d.sync += embed_shift.eq(embed_op.shift)
         lanes, residuals, saturated, sources = [], [], [attention.saturated], []
-        operand_done, tokens_valid = [], []
+        tokens_valid = []
+        tapped: list[dict[str, Value]] = []
         for r in range(r_count):
             lane = RowLane(rows=r_count, slots=self._slots, pairs_max=max(1, top.head_size // 2))
-            residual = Residual(width=top.width, norm_lanes=hw.norm_lanes)
+            residual = Residual(width=top.width, norm_lanes=hw.norm_lanes, taps=self._taps)
             sampler = Sampler(vocab_bits=self._vocab_bits)
-            buffer = OperandBuffer(blocks=operand_blocks(hw), p_blocks=1 << control.p_bits)
+            buffer = OperandBuffer(blocks=hw.operand_blocks, p_blocks=1 << control.p_bits)
             lanes.append(lane)
             residuals.append(residual)
             for name, block in (("lane", lane), ("residual", residual), ("sampler", sampler),
@@ -369,6 +367,21 @@ class Core(Block):
             ]
             sources.append((lane.block_valid, lane.block_values, lane_block.floor, lane_tag))
             saturated += [lane.saturated, residual.saturated]
+            if self._taps:
+                tapped.append(
+                    {
+                        "residual_valid": residual.tap_valid,
+                        "residual_index": residual.tap_index,
+                        "residual_value": residual.tap_value,
+                        "logit_valid": lane.logit_valid,
+                        "logit": lane.logit_value,
+                        "prob_valid": attention.p_we[r],
+                        "prob_addr": attention.p_addr.word_select(r, p_width),
+                        "prob_shift": attention.p_sx.word_select(r, 6),
+                        "prob_high": attention.p_hi.word_select(r, 256),
+                        "prob_low": attention.p_lo.word_select(r, 256),
+                    }
+                )
 
         # Embedding and norm.
         last_row = self.rows_used - 1
@@ -465,4 +478,19 @@ class Core(Block):
             self.kv_shift.eq(quantiser.out_sx),
             self.saturated.eq(Cat(saturated).any()),
         ]
+        if self._taps:
+            tags = {
+                "block_valid": quantiser.out_valid,
+                "block_unit": q_tag.unit,
+                "block_row": q_tag.row,
+                "block_shift": quantiser.out_sx,
+                "block_codes": quantiser.out_codes,
+            }
+            for name in ("target", "bank", "addr", "last", "layer", "head", "block"):
+                tags[f"block_{name}"] = q_tag.block[name]
+            shown = [pack_tap(BLOCK_TAP, tags), *(pack_tap(ROW_TAP, row) for row in tapped)]
+            m.d.comb += self.tap.eq(Cat(*shown, attention.tap))
+            places = tap_places(hw).items()
+            valid = [self.tap[32 * p.start] for (name, _), p in places if name.endswith("_valid")]
+            m.d.comb += self.tap_valid.eq(Cat(valid).any())
         return m

@@ -80,6 +80,7 @@ SILU_OFFSET_FRAC = 16
 SILU_SLOPE_SHIFT = SILU_C2_FRAC + SILU_OFFSET_FRAC - SILU_C1_FRAC  # 13
 SILU_VALUE_SHIFT = SILU_C1_FRAC + SILU_OFFSET_FRAC - GATE_FRAC  # 20; C0 has 20 bits as well
 RECIPROCAL_BITS = 30  # width of the normalised denominator
+TOKENS_MAX = 8160  # whole blocks of tokens whose denominator, up to 2^17 each, has those bits
 RECIPROCAL_CLAMP = 131071
 
 _FIXED_MAX = (1 << (FIXED_BITS - 1)) - 1

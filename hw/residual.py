@@ -24,6 +24,8 @@ class Residual(Block):
         Residual values, 1 or more. The memory is rounded up to whole blocks of 32.
     norm_lanes : int
         Values per word of the read port: 1, 2, 4, 8, 16 or 32.
+    taps : bool
+        With `tap_` ports.
 
     Members
     -------
@@ -50,6 +52,8 @@ class Residual(Block):
     read_data : Out(32 * norm_lanes)
         The word, one cycle later (value i of the word in bits 32i..32i+31); it stays until the next
         read or update.
+    tap_valid : Out(1), tap_index : Out, tap_value : Out(32)
+        Only with taps: what is being written.
 
     Latency
     -------
@@ -68,18 +72,20 @@ class Residual(Block):
     LATENCY = 6
     SATURATED = 3
 
-    def __init__(self, *, width: int, norm_lanes: int) -> None:
+    def __init__(self, *, width: int, norm_lanes: int, taps: bool = False) -> None:
         if width < 1:
             raise ValueError(f"width = {width} is impossible: allowed is 1 or more")
         if norm_lanes not in (1, 2, 4, 8, 16, 32):
             raise ValueError(f"norm_lanes = {norm_lanes}: allowed are 1, 2, 4, 8, 16 and 32")
-        self._width, self._lanes = width, norm_lanes
+        self._width, self._lanes, self._taps = width, norm_lanes, taps
         self._words = -(-width // BLOCK) * BLOCK // norm_lanes
+        index = range(max(2, width))
+        tapped = {"tap_valid": Out(1), "tap_index": Out(index), "tap_value": Out(32)}
         super().__init__(
             {
                 "in_valid": In(1),
                 "in_value": In(signed(32)),
-                "in_index": In(range(max(2, width))),
+                "in_index": In(index),
                 "in_first": In(1),
                 "in_start": In(1),
                 "in_last": In(1),
@@ -89,8 +95,9 @@ class Residual(Block):
                 "read_en": In(1),
                 "read_addr": In(range(max(2, self._words))),
                 "read_data": Out(32 * norm_lanes),
+                **(tapped if taps else {}),
             },
-            params=(width, norm_lanes),
+            params=(width, norm_lanes, taps),
         )
 
     @property
@@ -170,6 +177,13 @@ class Residual(Block):
             m.d.comb += write.en.eq(valid[3] << index[3][:lane_bits])
         else:
             m.d.comb += write.en.eq(valid[3])
+
+        if self._taps:
+            m.d.comb += [
+                self.tap_valid.eq(valid[3]),
+                self.tap_index.eq(index[3]),
+                self.tap_value.eq(new3),
+            ]
 
         # Stages 4 and 5: the square, with a register for the multiplier to take in.
         square = [Signal(63, name=f"square{stage}", reset_less=True) for stage in (4, 5)]

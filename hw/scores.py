@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.arith import round_shift, sat32
 from tokenloom.hw.block import Block
+from tokenloom.hw.formats import TOKENS_MAX
 
 __all__ = ["Scores"]
 
@@ -27,7 +28,7 @@ class Scores(Block):
     slot_groups : int
         Slots of the lane (1 or more).
     tokens_max : int
-        Tokens per slot: a multiple of 32 up to 8160.
+        Tokens per slot: a multiple of 32 up to `TOKENS_MAX`.
     acc_bits : int
         Width of an accumulator, 40 to 64.
 
@@ -84,9 +85,9 @@ class Scores(Block):
             raise ValueError(f"drain = {drain} is impossible: allowed is a power of two up to 32")
         if slot_groups < 1:
             raise ValueError(f"slot_groups = {slot_groups} is impossible: allowed is 1 or more")
-        if tokens_max % 32 or not 32 <= tokens_max <= 8160:
+        if tokens_max % 32 or not 32 <= tokens_max <= TOKENS_MAX:
             raise ValueError(
-                f"tokens_max = {tokens_max} is impossible: allowed is a multiple of 32 up to 8160"
+                f"tokens_max = {tokens_max}: allowed is a multiple of 32 up to {TOKENS_MAX}"
             )
         if not 40 <= acc_bits <= 64:
             raise ValueError(f"acc_bits = {acc_bits} is impossible: allowed is 40 to 64")

@@ -14,6 +14,7 @@ from tokenloom.hw.formats import (
     PROB_FRAC,
     RECIPROCAL_BITS,
     SCORE_FRAC,
+    TOKENS_MAX,
 )
 from tokenloom.hw.prob_quantiser import ProbQuantiser
 from tokenloom.hw.tables import exp2_table
@@ -41,7 +42,7 @@ class Softmax(Block):
     slot_groups : int
         Slots of the lane (1 or more).
     tokens_max : int
-        Tokens per slot: a multiple of 32 up to 8160 (the denominator has 30 bits).
+        Tokens per slot: a multiple of 32 up to `TOKENS_MAX`.
     dim_blocks : int
         Blocks of 32 dims per head (1 or more).
 
@@ -103,9 +104,9 @@ class Softmax(Block):
             raise ValueError(f"drain = {drain} is impossible: allowed is a power of two up to 32")
         if slot_groups < 1:
             raise ValueError(f"slot_groups = {slot_groups} is impossible: allowed is 1 or more")
-        if tokens_max % BLOCK or not BLOCK <= tokens_max <= 8160:
+        if tokens_max % BLOCK or not BLOCK <= tokens_max <= TOKENS_MAX:
             raise ValueError(
-                f"tokens_max = {tokens_max} is impossible: allowed is a multiple of 32 up to 8160"
+                f"tokens_max = {tokens_max}: allowed is a multiple of 32 up to {TOKENS_MAX}"
             )
         if dim_blocks < 1:
             raise ValueError(f"dim_blocks = {dim_blocks} is impossible: allowed is 1 or more")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from tokenloom.hw.verilog_registers import with_clocked_processes
+
 __all__ = ["tidy"]
 
 # Memories of at most so many words keep their word-by-word list.
@@ -36,7 +38,9 @@ def tidy(text: str) -> str:
     text = re.sub(r"^  \(\* init = \S+ \*\)\n(?=  wire )", "", text, flags=re.MULTILINE)
     text = _MEMORY.sub(_initial, text)
     modules = re.split(r"(?<=^endmodule\n)", text, flags=re.MULTILINE)
-    return _with_defaults("".join(map(_without_dead_wires, modules)))
+    return _with_defaults(
+        "".join(_without_dead_wires(with_clocked_processes(module)) for module in modules)
+    )
 
 
 def _with_defaults(text: str) -> str:

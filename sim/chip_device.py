@@ -17,6 +17,7 @@ from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
 from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.hw.registers import MODEL, Select
+from tokenloom.hw.taps import tap_words
 from tokenloom.sim.memory import (
     IDEAL,
     Counters,
@@ -134,6 +135,8 @@ class ChipDevice:
         One of `MEMORIES`, or a profile of one's own.
     memory_seed : int
         Of everything about it that is left to chance.
+    taps : bool
+        Simulate the chip that shows every operation's output.
 
     Raises
     ------
@@ -151,15 +154,17 @@ class ChipDevice:
         step: Callable[[str], None] = lambda text: None,
         memory: str | MemoryProfile = IDEAL,
         memory_seed: int = 1,
+        *,
+        taps: bool = False,
     ) -> None:
         profile = memory_profile(memory) if isinstance(memory, str) else memory
         self.model, self.hardware = model, hardware
         step("lay out the weights")
         self.image: MemoryImage = lay_out(model, hardware)
         self.program: Program = compile_program(model, self.image, hardware)
-        library = build(hardware, step)
+        library = build(hardware, step, taps=taps)
         library.tl_new.restype = ctypes.c_void_p
-        for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits"):
+        for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits", "tl_taps"):
             getattr(library, name).restype = ctypes.c_int64
         self._library = library
         step("load the model")
@@ -324,6 +329,12 @@ class ChipDevice:
             logits=logits,
             token=token,
         )
+
+    def taps(self) -> npt.NDArray[np.uint32]:
+        """Records of the last pass, [belt cycles with an output, `taps.tap_words`]."""
+        words = np.zeros(self._library.tl_taps(self._chip, None), np.uint32)
+        self._library.tl_taps(self._chip, words.ctypes.data_as(ctypes.c_void_p))
+        return words.reshape(-1, tap_words(self.hardware))
 
     def events(self) -> list[Event]:
         """Starts and ends of every operation so far."""

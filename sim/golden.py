@@ -205,7 +205,8 @@ class Golden:
         Called as trace(name, layer, array) with every operation's result; layer is -1 outside
         the layers. Names: ``embedding``, then per layer ``attn_norm.codes``,
         ``attn_norm.shift``, ``k``, ``v``, ``q`` (drained), ``k.codes``, ``k.shift`` (rotated and
-        quantised; likewise v and q), ``score`` [KV, H/KV, R, T], ``den`` [KV, H/KV, R] (both in
+        quantised; likewise v and q), ``score`` [KV, H/KV, R, T], ``den`` [KV, H/KV, R], and per
+        block b of 32 dims ``prob.codes.b`` [KV, H/KV, R, T/32, 32] and ``prob.shift.b`` (all in
         groups of at most 128 rows), ``context``, ``context.codes``, ``context.shift``, ``o``,
         ``residual.attn``, ``ffn_norm.codes``, ``ffn_norm.shift``, ``gate_up``, ``hidden``,
         ``hidden.codes``, ``hidden.shift``, ``down``, ``residual.ffn``, then ``final_norm.codes``,
@@ -414,6 +415,8 @@ class Golden:
         for block in range(blocks):
             weighted = p << v_shift[:, :, block].T[:, None, None, :]
             c, s = fx.prob_quantise(weighted.reshape(*den.shape, -1, fx.BLOCK))
+            self._tell(f"prob.codes.{block}", index, c)
+            self._tell(f"prob.shift.{block}", index, s)
             left = (c << s[..., None]).reshape(groups, -1, span)
             acc = exact_product(left, v_codes[:, :, block].transpose(1, 0, 2))
             result[..., block * fx.BLOCK : (block + 1) * fx.BLOCK] = self._counted(

@@ -1,6 +1,6 @@
 // Drives the verilated chip: a memory behind its channels, requests, and the record of a run.
 // Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_UNITS, TL_READS,
-// TL_WRITES.
+// TL_WRITES; with TL_TAP_WORDS when the chip shows every operation's output.
 //
 // The simulator's top has a register in front of each of the memory's signals. So what `memory`
 // sets before a rising edge is what the chip sees after it, in the cycle in which the chip's own
@@ -84,6 +84,7 @@ struct Chip {
     std::vector<Pass> passes;
     std::vector<Event> events;
     std::vector<int32_t> logits[R];
+    std::vector<uint32_t> taps;  // of the pass in progress, or of the last one
     bool in_pass = false, started = false, held = false;
     int64_t belt = 0, cycles = 0;
     int32_t hold_mode = 0;
@@ -265,6 +266,7 @@ struct Chip {
             Pass& pass = passes.back();
             pass.rows = top.rows_used, pass.pos = top.pos, pass.sample = top.sample;
             for (auto& row : logits) row.clear();
+            taps.clear();
         }
         if (top.failed) in_pass = false;  // the rest of this pass will not come
         if (!in_pass) return;
@@ -300,6 +302,9 @@ struct Chip {
         for (int r = 0; r < R; r++)
             if (bits(top.logit_valid, r, 1))
                 logits[r].push_back(int32_t(bits(top.logit, 32 * r, 32)));
+#ifdef TL_TAP_WORDS
+        if (top.tap_valid) taps.insert(taps.end(), &top.tap[0], &top.tap[0] + TL_TAP_WORDS);
+#endif
     }
 };
 
@@ -441,6 +446,11 @@ int64_t tl_logits(Chip* chip, int row, int32_t* to) {
     auto& logits = chip->logits[row];
     if (to) std::memcpy(to, logits.data(), logits.size() * 4);
     return int64_t(logits.size());
+}
+
+int64_t tl_taps(Chip* chip, uint32_t* to) {
+    if (to) std::memcpy(to, chip->taps.data(), chip->taps.size() * 4);
+    return int64_t(chip->taps.size());
 }
 
 }  // extern "C"

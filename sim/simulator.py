@@ -18,11 +18,13 @@ from tokenloom.hw.block import emit
 from tokenloom.hw.chip import Chip
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
+from tokenloom.hw.taps import tap_words
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 
 __all__ = ["build", "chip_verilog", "write_verilog"]
 
+_TAPS = "-taps"  # in the names of folders
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _SPEED = (
     *"-O3 --x-assign fast --x-initial fast --noassert -CFLAGS".split(),
@@ -47,12 +49,12 @@ def _source_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def chip_verilog(hardware: HardwareConfig) -> dict[str, str]:
+def chip_verilog(hardware: HardwareConfig, taps: bool = False) -> dict[str, str]:
     """Verilog of the chip by module name; made once per configuration and generator."""
-    name = f"{hardware.name}-{hardware.digest()[:12]}-{_source_digest()}"
+    name = f"{hardware.name}{_TAPS * taps}-{hardware.digest()[:12]}-{_source_digest()}"
     folder = build_root() / "verilog" / name
     if not (folder / ".done").exists():
-        texts = emit(Chip(hardware=hardware))
+        texts = emit(Chip(hardware=hardware, taps=taps))
         write_verilog(texts, folder)
         (folder / ".done").touch()
     return {path.stem: path.read_text() for path in sorted(folder.glob("*.v"))}
@@ -66,9 +68,9 @@ _REGISTERED = {
 }  # fmt: skip
 
 
-def _bench_top(hardware: HardwareConfig) -> str:
+def _bench_top(hardware: HardwareConfig, taps: bool) -> str:
     """Verilog of the simulator's top: the chip behind a register per input."""
-    chip = Chip(hardware=hardware)
+    chip = Chip(hardware=hardware, taps=taps)
     ports = {"clk": (1, In), "rst": (1, In)}
     ports |= {name: (len(value), flow) for name, (value, flow) in chip.flat_ports().items()}
     declared, registers, clocked, connected = [], [], [], []
@@ -100,7 +102,12 @@ def write_verilog(texts: dict[str, str], folder: Path) -> None:
             path.unlink()
 
 
-def build(hardware: HardwareConfig, step: Callable[[str], None] = lambda text: None) -> ctypes.CDLL:
+def build(
+    hardware: HardwareConfig,
+    step: Callable[[str], None] = lambda text: None,
+    *,
+    taps: bool = False,
+) -> ctypes.CDLL:
     """The chip's simulator.
 
     Parameters
@@ -108,6 +115,8 @@ def build(hardware: HardwareConfig, step: Callable[[str], None] = lambda text: N
     hardware : HardwareConfig
     step : callable
         Told what happens next, for a progress display.
+    taps : bool
+        Of the chip that shows every operation's output.
 
     Raises
     ------
@@ -115,7 +124,7 @@ def build(hardware: HardwareConfig, step: Callable[[str], None] = lambda text: N
         When Verilator or the C++ compiler fails; the message names the log.
     """
     step("generate Verilog")
-    texts = chip_verilog(hardware)
+    texts = chip_verilog(hardware, taps)
     array, port = hardware.array, hardware.memory.port_bits
     macros = {
         "TL_COLUMNS": array.columns,
@@ -127,10 +136,12 @@ def build(hardware: HardwareConfig, step: Callable[[str], None] = lambda text: N
         "TL_READS": READS,
         "TL_WRITES": WRITES,
     }
+    if taps:
+        macros["TL_TAP_WORDS"] = tap_words(hardware)
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
-    texts = texts | {"bench_top": _bench_top(hardware)}
+    texts = texts | {"bench_top": _bench_top(hardware, taps)}
     model = _digest(*texts.values(), *_VERILATE, *VERILATOR_FLAGS, *_SPEED, *_MAKE)
-    folder = build_root() / "simulator" / f"{hardware.name}-{model}"
+    folder = build_root() / "simulator" / f"{hardware.name}{_TAPS * taps}-{model}"
     objects, done = folder / "obj", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
     library = folder / f"libchip-{_digest(*sources, defines)}.so"

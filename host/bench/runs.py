@@ -21,6 +21,7 @@ from tokenloom.host.bench.registry import Skip
 if TYPE_CHECKING:
     from tokenloom.compiler.schedule import Schedule
     from tokenloom.host.session import Difference, Played
+    from tokenloom.sim.measured import Measured
 
 __all__ = ["Run", "models", "shared_text", "smollm2", "stories", "tinystories"]
 
@@ -47,7 +48,7 @@ class Run:
     prompt: int
     played: list[Played]
     difference: Difference | None
-    operations: dict[int, dict[int, list[tuple[int, int]]]]
+    measured: list[Measured]
     schedule: Callable[[int, int, bool], Schedule]
 
     @property
@@ -65,8 +66,9 @@ class Run:
 def run_chip(model: str, board: str, text: str, prompt: int | None, new: int) -> Run:
     """Play a text (its first `prompt` tokens) and `new` tokens, end of text ignored; compare."""
     from tokenloom.host.prepare import prepare
-    from tokenloom.host.session import compare_with_golden, measured_operations, play, predictor
+    from tokenloom.host.session import compare_with_golden, play, predictor, with_operation
     from tokenloom.sim.chip_device import ChipDevice
+    from tokenloom.sim.measured import measured_passes
 
     with models():
         ready = prepare(model, board)
@@ -78,13 +80,16 @@ def run_chip(model: str, board: str, text: str, prompt: int | None, new: int) ->
         rows = ready.hardware.array.rows
         passes = -(-len(ids) // rows) + new - 1
         played = list(progress.track(play(chip, ids, new), f"{ready.name}: passes", passes))
-        operations = measured_operations(chip.events())
+        measured = measured_passes(chip.events(), [one.record for one in played])
     finally:
         chip.close()
     title = f"{ready.name}: compare with the golden model"
     with progress.counter(title, len(played)) as update:
         records = [one.record for one in played]
         difference = compare_with_golden(quantised, ids, records, update)
+    if difference is not None:
+        with progress.steps() as step:
+            difference = with_operation(difference, chip, ids, records, step)
     return Run(
         name=ready.name,
         board=ready.hardware.name,
@@ -92,7 +97,7 @@ def run_chip(model: str, board: str, text: str, prompt: int | None, new: int) ->
         prompt=len(ids),
         played=played,
         difference=difference,
-        operations=operations,
+        measured=measured,
         schedule=predictor(chip),
     )
 

@@ -41,7 +41,7 @@ def _smollm2_schedule(pos: int) -> tuple[int, int]:
 def _busy_at(context: int) -> Figure:
     beats, cycles = _smollm2_schedule(context - 1)
     detail = (
-        f"SmolLM2-135M on 'sim', derived from predict(): {beats:,} of {cycles:,} belt cycles of "
+        f"SmolLM2-135M on 'sim', predict() gives {beats:,} of {cycles:,} belt cycles of "
         f"a decode pass at context {context}"
     )
     return Figure(value=100 * beats / cycles, detail=detail)

@@ -75,7 +75,14 @@ def run(
     check_memory(memory, device)
     from tokenloom.host.device import open_device
     from tokenloom.host.prepare import prepare, prompt_ids
-    from tokenloom.host.session import Played, compare_with_golden, play, predictor, summary
+    from tokenloom.host.session import (
+        Played,
+        compare_with_golden,
+        play,
+        predictor,
+        summary,
+        with_operation,
+    )
 
     ready = prepare(model, board, overrides)
     ids = prompt_ids(ready.text, prompt, raw=raw)
@@ -125,6 +132,9 @@ def run(
                 difference = compare_with_golden(quantised, ids, records, update)
     finally:
         chip.close()
+    if difference is not None:
+        with progress.steps() as step:
+            difference = with_operation(difference, chip, ids, records, step)
 
     passes = []
     for one in played:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
+
+if TYPE_CHECKING:
+    from tokenloom.sim.measured import Measured
 
 __all__ = ["schedule", "trace_events"]
 
@@ -113,13 +116,13 @@ def schedule(
     differences: list[dict[str, Any]] = []
     if measure:
         measured = _measure(quantised, hardware, rows, pos, sample)
-        from tokenloom.host.session import schedule_differences
+        from tokenloom.sim.measured import schedule_differences
 
         differences = schedule_differences(predicted, measured)
         names = {unit: [op.name for op in predicted.operations if op.unit == unit] for unit in Unit}
         found: list[Span] = []
         for unit in Unit:
-            for index, (first, last) in enumerate(measured.get(int(unit), [])):
+            for index, (first, last) in enumerate(measured.operations.get(int(unit), [])):
                 name = names[unit][index] if index < len(names[unit]) else "?"
                 found.append((int(unit), unit.name.lower(), name, first, last))
         events += trace_events(2, "measured", found)
@@ -165,12 +168,10 @@ def prompt_length(rows: int, pos: int, sample: bool, array_rows: int) -> int:
     return pos + rows + 1
 
 
-def _measure(
-    model: Any, hardware: Any, rows: int, pos: int, sample: bool
-) -> dict[int, list[tuple[int, int]]]:
-    """Play a prompt in the verilated chip; the wanted pass's operations by unit."""
-    from tokenloom.host.session import measured_operations
+def _measure(model: Any, hardware: Any, rows: int, pos: int, sample: bool) -> Measured:
+    """Play a prompt in the verilated chip; the wanted pass."""
     from tokenloom.sim.chip_device import ChipDevice
+    from tokenloom.sim.measured import measured_passes
 
     length = prompt_length(rows, pos, sample, hardware.array.rows)
     with progress.steps() as step:
@@ -184,10 +185,7 @@ def _measure(
             progress.track(chip.generate(prompt, new), "passes", passes)
         ):
             if (record.rows, record.pos, record.sample) == (rows, pos, sample):
-                found = number
-                break
-        else:
-            raise TokenloomError(f"the chip made no pass with {rows} rows at position {pos}")
-        return measured_operations(chip.events()).get(found, {})
+                return measured_passes(chip.events(), [record], number)[0]
+        raise TokenloomError(f"the chip made no pass with {rows} rows at position {pos}")
     finally:
         chip.close()

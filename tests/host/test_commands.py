@@ -18,14 +18,8 @@ from tokenloom.host.commands import generate as generate_module
 from tokenloom.host.commands.schedule import prompt_length, trace_events
 from tokenloom.host.device import open_device
 from tokenloom.host.prepare import prepare, prompt_ids
-from tokenloom.host.session import (
-    compare_with_golden,
-    measured_operations,
-    predictor,
-    schedule_differences,
-)
-from tokenloom.hw.isa import Unit
-from tokenloom.sim.chip_device import Event, PassRecord
+from tokenloom.host.session import compare_with_golden
+from tokenloom.sim.chip_device import PassRecord
 from tokenloom.sim.golden import Golden
 
 WIDTH, FFN, HEADS, KV, HEAD, VOCAB, LAYERS = 64, 96, 4, 2, 16, 260, 1
@@ -276,30 +270,6 @@ def test_comparison_finds_rows_lanes_and_tokens(device):
 
 
 # Schedules
-
-
-def test_measured_operations_against_the_schedule(device):
-    schedule = predictor(device)(2, 4, True)
-    events = []
-    for op in schedule.operations:
-        for finished, cycle in ((False, op.first), (True, op.last)):
-            events.append(Event(number=3, unit=op.unit, finished=finished, cycle=cycle))
-    events.sort(key=lambda event: event.cycle)
-    measured = measured_operations(events)[3]
-    assert schedule_differences(schedule, measured) == []
-    first, last = measured[Unit.ARRAY][4]
-    measured[Unit.ARRAY][4] = (first, last + 1)
-    (wrong,) = schedule_differences(schedule, measured)
-    assert wrong["unit"] == "ARRAY" and wrong["measured"] == [first, last + 1]
-    measured[Unit.ARRAY][4] = (first, last)
-    measured[Unit.NORM].pop()
-    measured[Unit.EMBED].append((1, 2))
-    assert len(schedule_differences(schedule, measured)) == 2
-
-
-def test_an_operation_that_never_ends_differs():
-    events = [Event(number=0, unit=Unit.NORM, finished=False, cycle=4)]
-    assert measured_operations(events) == {0: {Unit.NORM: [(4, -1)]}}
 
 
 def test_schedule_writes_a_trace(monkeypatch, capsys, tmp_path, model):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from amaranth.hdl import Module
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw import config
 from tokenloom.hw.block import Block, emit
+from tokenloom.hw.verilog_registers import with_clocked_processes
 from tokenloom.hw.verilog_text import tidy
 from tokenloom.sim.simulator import chip_verilog
 
@@ -81,3 +83,62 @@ def test_text_of_a_wider_chip() -> None:
             listed = re.findall(r"^ +\S+ ?\[\d+\] = \d+'[hd]\w+;$", text, re.MULTILINE)
             assert len(listed) < WORD_LINES, name
     assert sizes[1] < 1.10 * sizes[0], sizes
+
+
+class Registers(Block):
+    """A register that holds, one written in parts, and one whose next state is seen outside."""
+
+    belt = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"take": In(1), "data": In(16), "held": Out(16), "parts": Out(16), "soon": Out(16)}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        with m.If(self.take):
+            m.d.sync += [self.held.eq(self.data), self.parts[4:8].eq(self.data[:4])]
+        m.d.comb += self.soon.eq(self.held + 1)
+        return m
+
+
+def test_registers_are_clocked_processes() -> None:
+    (text,) = emit(Registers()).values()
+    assert re.search(
+        r"always @\(posedge clk\) begin\n    if \(en\) begin\n      if \(take\) begin\n"
+        r"        held <= data;\n      end\n    end\n    if \(rst\) begin\n      held <= 16'h0000;",
+        text,
+    )
+    assert "parts[7:4] <= data[3:0];" in text
+    assert text.count("posedge clk") == 2
+
+
+NEXT_IS_READ = """module m(clk, q, y);
+  input clk;
+  output [3:0] q;
+  reg [3:0] \\$1 ;
+  output [3:0] y;
+  assign y = \\$1 ;
+  always @(posedge clk)
+    q <= \\$1 ;
+  always @* begin
+    if (_initial_pass ) begin end
+    \\$1  = q;
+    \\$1  = 4'h3;
+  end
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        NEXT_IS_READ,
+        NEXT_IS_READ.replace("  assign y = \\$1 ;\n", "").replace("$1  = q;", "$1  = y;"),
+        NEXT_IS_READ.replace("  assign y = \\$1 ;\n", "").replace("4'h3", "{ \\$1 [2:0], 1'h0 }"),
+    ],
+    ids=["read-outside", "holds-another", "read-inside"],
+)
+def test_next_states_with_other_readers_stay(text: str) -> None:
+    assert with_clocked_processes(text) == text

@@ -134,7 +134,8 @@ def test_trace_names_every_operation():
     names = [name for name, _, _ in seen]
     assert names == [
         "embedding", "attn_norm.codes", "attn_norm.shift", "k", "v", "q", "k.codes", "k.shift",
-        "v.codes", "v.shift", "q.codes", "q.shift", "score", "den", "context", "context.codes",
+        "v.codes", "v.shift", "q.codes", "q.shift", "score", "den",
+            "prob.codes.0", "prob.shift.0", "context", "context.codes",
         "context.shift", "o", "residual.attn", "ffn_norm.codes", "ffn_norm.shift", "gate_up",
         "hidden", "hidden.codes", "hidden.shift", "down", "residual.ffn", "final_norm.codes",
         "final_norm.shift", "logits",
