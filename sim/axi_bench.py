@@ -29,8 +29,8 @@ class AxiMemory:
     Attributes
     ----------
     memory : Memory
-    bursts : list of (address, beats)
-        Reads accepted.
+    most_words : int
+        Most words that were asked for and not yet given, at any time.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AxiMemory:
         prefix: str = "",
     ) -> None:
         self.memory = Memory(profile, seed, data, clock_mhz=clock_mhz, beat_bytes=beat_bytes)
-        self.bursts: list[tuple[int, int]] = []
+        self.most_words = self._words = 0
         self._checker = AxiChecker(beat_bytes=beat_bytes, reads=reads, writes=writes)
         self._dut, self._prefix, self._beat = dut, prefix, beat_bytes
 
@@ -101,7 +101,9 @@ class AxiMemory:
             master = self._sample()
             self._checker.check(master, self.memory.out)
             if master.ar.valid and self.memory.out.ar_ready:
-                self.bursts.append((master.ar.addr, master.ar.len + 1))
+                self._words += master.ar.len + 1
+                self.most_words = max(self.most_words, self._words)
+            self._words -= self.memory.out.r_valid and master.r_ready
             self.memory.cycle(master)
             await FallingEdge(self._dut.clk)
             self._drive()

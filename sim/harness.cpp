@@ -343,6 +343,11 @@ void tl_counters(Chip* chip, int channel, MemoryModel::Counters* to) {
     *to = chip->ideal ? MemoryModel::Counters{} : chip->models[channel]->count;
 }
 
+// Other limits for the checkers than the chip's own.
+void tl_limits(Chip* chip, int64_t reads, int64_t writes) {
+    chip->checkers.assign(C, AxiChecker({WORD, reads, writes, LIMITS.patience}));
+}
+
 // The channel whose protocol is broken, -1 if none is.
 int tl_broken(Chip* chip, const char** rule, const char** text, int64_t* cycle, uint64_t* address) {
     if (chip->broken < 0) return -1;

@@ -1,5 +1,6 @@
 """The chip on hostile memory: nothing but the time it takes differs from the ideal one."""
 
+import ctypes
 import dataclasses
 import os
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.models_for_tests import KINDS, random_model
+from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.quantise import quantise
 from tokenloom.hw.config import load
 from tokenloom.hw.isa import TAPE_OP
@@ -39,8 +41,8 @@ def patience(monkeypatch):
 def device():
     made = []
 
-    def make(model, memory="ideal", seed=1):
-        made.append(ChipDevice(model, HARDWARE, memory=memory, memory_seed=seed))
+    def make(model, memory="ideal", seed=1, hardware=HARDWARE):
+        made.append(ChipDevice(model, hardware, memory=memory, memory_seed=seed))
         return made[-1]
 
     yield make
@@ -97,6 +99,29 @@ def test_hostile_is_ideal_but_for_time(memory, kind, device):
         assert sum(count.writes for count in chip.memory_counters()) > 100
     if memory != "onchip":
         assert len(set(times)) > 5 and min(times) > elapsed(want)
+
+
+def test_port_of_256_bits(device):
+    """The port as the HBM has it, in bursts of 16 beats."""
+    hardware = load("mini", ["memory.port_bits=256"])
+    model = quantise(random_model(**SMALL))
+    prompt = prompt_for(model, 5)
+    want = play(device(model, hardware=hardware), prompt, 6)
+    for seed in range(1, 6):
+        chip = device(model, failing(0.01), seed, hardware)
+        assert_same(play(chip, prompt, 6), want)
+        assert errors_of(chip) > 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "rule"), [((1, 8), "AR_OUTSTANDING"), ((16, 0), "AW_OUTSTANDING")]
+)
+def test_a_broken_rule_ends_the_run(limits, rule, device):
+    model = quantise(random_model(**SMALLEST))
+    chip = device(model, "hbm2")
+    chip._library.tl_limits(chip._chip, *map(ctypes.c_int64, limits))
+    with pytest.raises(TokenloomError, match=f"AXI rule {rule} broken on channel [01] in cycle"):
+        list(chip.generate(prompt_for(model, 3), 4))
 
 
 def test_over_pages(device):
