@@ -1,6 +1,6 @@
 # tokenloom: every target sets up .venv first if it is missing or older than pyproject.toml.
 
-PROMPT     ?= What is the capital of France?
+PROMPT     ?= Who wrote Romeo and Juliet?
 MODEL      ?= smollm2
 BOARD      ?= sim
 MAX_TOKENS ?= 64

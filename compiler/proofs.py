@@ -57,7 +57,7 @@ class Proof:
 
 
 def _magnitude(tensor: QTensor) -> int:
-    """max_n B_n: the largest sum of |W_int| over a row, times 128; exact."""
+    """max_n B_n: the largest sum of |W_int| over a row, times the largest |code|; exact."""
     largest = 0
     for start in range(0, tensor.rows, 4096):
         blocks = np.abs(tensor.integers(slice(start, start + 4096))).sum(axis=2)
@@ -66,7 +66,7 @@ def _magnitude(tensor: QTensor) -> int:
             largest,
             max((int(h) << 30) + int(x) for h, x in zip(high, low, strict=True)),
         )
-    return largest * 128
+    return largest << (fx.ACTIVATION_BITS - 1)
 
 
 def exponent_floor(source: str, tensors: list[tuple[str, QTensor]], proofs: list[Proof]) -> int:
@@ -79,7 +79,7 @@ def exponent_floor(source: str, tensors: list[tuple[str, QTensor]], proofs: list
     ModelError
         If the largest floor does not suffice.
     """
-    bits = [_magnitude(tensor).bit_length() + fx.SHIFT_MAX for _, tensor in tensors]
+    bits = [_magnitude(tensor).bit_length() + fx.ACTIVATION_SHIFT_MAX for _, tensor in tensors]
     floor = max(0, max(bits) - ACC_LIMIT)
     if floor > fx.FLOOR_MAX:
         worst = tensors[bits.index(max(bits))][0]
@@ -103,7 +103,8 @@ def score_floors(source: str, head_size: int, proofs: list[Proof]) -> tuple[int,
         If the largest floor does not suffice.
     """
     blocks = -(-head_size // fx.BLOCK)
-    bits = (blocks * fx.BLOCK * 128 * 128).bit_length() + 2 * fx.SHIFT_MAX
+    peak = blocks * fx.BLOCK << (fx.ACTIVATION_BITS - 1 + fx.KV_BITS - 1)
+    bits = peak.bit_length() + fx.ACTIVATION_SHIFT_MAX + fx.KV_SHIFT_MAX
     excess = max(0, bits - ACC_LIMIT)
     q_floor, k_floor = excess - excess // 2, excess // 2
     if q_floor > fx.FLOOR_MAX:

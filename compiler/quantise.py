@@ -224,7 +224,7 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
     proofs: list[Proof] = []
 
     q_floor, k_floor = score_floors(source, shape.head_size, proofs)
-    bits = fx.PROB_FRAC + fx.SHIFT_MAX + 7 + positions.bit_length()
+    bits = fx.PROB_FRAC + fx.KV_SHIFT_MAX + fx.KV_BITS - 1 + positions.bit_length()
     if bits > ACC_LIMIT:
         # acc << floor_v has to fit as well, so a floor would not help (point 12).
         raise ModelError(

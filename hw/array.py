@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block, instance
 from tokenloom.hw.column import Column
-from tokenloom.hw.dot_element import SUM_BITS, X_SHIFT_BITS
+from tokenloom.hw.dot_element import X_SHIFT_BITS
 from tokenloom.hw.drain import Drain
-from tokenloom.hw.formats import ACC_BITS, BLOCK
+from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS
 
 __all__ = ["Array"]
 
@@ -45,7 +45,7 @@ class Array(Block):
                 "codes": In(8 * lanes * columns),
                 "scale": In(16 * blocks * columns),
                 "minimum": In(16 * blocks * columns),
-                "x_codes": In(8 * lanes * rows),
+                "x_codes": In(ACTIVATION_BITS * lanes * rows),
                 "x_shift": In(X_SHIFT_BITS * blocks * rows),
                 "x_sum": In(SUM_BITS * blocks * rows),
                 "stage": In(5 * rows),

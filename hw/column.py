@@ -6,8 +6,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block, instance
-from tokenloom.hw.dot_element import MANT_BITS, SHIFT_BITS, SUM_BITS, X_SHIFT_BITS, DotElement
-from tokenloom.hw.formats import ACC_BITS, BLOCK
+from tokenloom.hw.dot_element import MANT_BITS, SHIFT_BITS, X_SHIFT_BITS, DotElement
+from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS
 from tokenloom.hw.fp16 import decode
 
 __all__ = ["Column"]
@@ -50,7 +50,7 @@ class Column(Block):
                 "scale": In(16 * blocks),
                 "minimum": In(16 * blocks),
                 "pow2": In(1),
-                "x_codes": In(8 * lanes * rows),
+                "x_codes": In(ACTIVATION_BITS * lanes * rows),
                 "x_shift": In(X_SHIFT_BITS * blocks * rows),
                 "x_sum": In(SUM_BITS * blocks * rows),
                 "stage": In(5 * rows),

@@ -45,7 +45,7 @@ class ArrayConfig:
     columns: int
     """C: memory channels, each with its own stream of weights."""
     lanes: int
-    """K: int8 products per element and cycle."""
+    """K: products of an 8-bit and a 9-bit code per element and cycle."""
     rows: int
     """R: tokens per pass."""
     drain: int

@@ -354,7 +354,7 @@ class Core(Block):
                 buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
                 buffer.read_values.eq(control.x_values[r]),
                 buffer.read_digit.eq(control.x_digit[r]),
-                array.x_codes.word_select(r, 8 * BLOCK).eq(buffer.x_codes),
+                array.x_codes.word_select(r, len(buffer.x_codes)).eq(buffer.x_codes),
                 array.x_shift.word_select(r, len(buffer.x_shift)).eq(buffer.x_shift),
                 array.x_sum.word_select(r, len(buffer.x_sum)).eq(buffer.x_sum),
             ]
@@ -445,6 +445,7 @@ class Core(Block):
                     quantiser.in_valid.eq(1),
                     quantiser.in_values.eq(values),
                     quantiser.in_floor.eq(floor),
+                    quantiser.in_narrow.eq(tag.block.target != Target.OPERAND),
                     quantiser.in_tag.eq(tag),
                 ]
 
@@ -474,7 +475,7 @@ class Core(Block):
             self.kv_head.eq(q_tag.block.head),
             self.kv_block.eq(q_tag.block.block),
             self.kv_row.eq(q_tag.block.bank),
-            self.kv_codes.eq(quantiser.out_codes),
+            self.kv_codes.eq(quantiser.narrow_codes),
             self.kv_shift.eq(quantiser.out_sx),
             self.saturated.eq(Cat(saturated).any()),
         ]

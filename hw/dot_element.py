@@ -1,4 +1,4 @@
-"""One element of the array: K int8 products per cycle, scaled and summed exactly."""
+"""One element of the array: K products of 8 by 9 bits per cycle, scaled and summed exactly."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
-from tokenloom.hw.formats import ACC_BITS, BLOCK
+from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS, WEIGHT_BITS
 
 __all__ = ["DotElement", "tree_sum"]
 
 MANT_BITS = 12  # signed mantissa of an fp16 scale
 SHIFT_BITS = 5
 X_SHIFT_BITS = 6
-SUM_BITS = 13
+DOT_BITS = WEIGHT_BITS + ACTIVATION_BITS + 5  # 32 products; 2^7 · 2^8 · 2^5 has 22 bits signed
 
 
 def tree_sum(terms: Sequence[Value]) -> Value:
@@ -33,15 +33,15 @@ class DotElement(Block):
     Parameters
     ----------
     lanes : int
-        K, int8 products per cycle, a multiple of 32.
+        K, products per cycle, a multiple of 32.
     slots : int
         Accumulators per bank.
 
     Members
     -------
-    w_codes, x_codes : In(8·K)
+    w_codes : In(8·K); x_codes : In(9·K)
     w_mant, w_min_mant : In(12·K/32), signed mantissas; w_shift, w_min_shift : In(5·K/32)
-    x_shift : In(6·K/32); x_sum : In(13·K/32), signed, Σx of each block
+    x_shift : In(6·K/32); x_sum : In(14·K/32), signed, Σx of each block
     stage : In(5), valid flags of the five stages (shared by all elements of a row)
     first : In(1), at stage 4: the accumulator is written, not added to
     bank, slot : In, at stage 4
@@ -64,12 +64,12 @@ class DotElement(Block):
         slot_bits = max(1, (slots - 1).bit_length())
         super().__init__(
             {
-                "w_codes": In(8 * lanes),
+                "w_codes": In(WEIGHT_BITS * lanes),
                 "w_mant": In(MANT_BITS * blocks),
                 "w_shift": In(SHIFT_BITS * blocks),
                 "w_min_mant": In(MANT_BITS * blocks),
                 "w_min_shift": In(SHIFT_BITS * blocks),
-                "x_codes": In(8 * lanes),
+                "x_codes": In(ACTIVATION_BITS * lanes),
                 "x_shift": In(X_SHIFT_BITS * blocks),
                 "x_sum": In(SUM_BITS * blocks),
                 "stage": In(5),
@@ -112,8 +112,10 @@ class DotElement(Block):
     def _block_terms(self, m: Module, b: int) -> list[Value]:
         """Stages 0 to 2 of one block: dot product, sum, mantissa; returns the shifted terms."""
 
-        def lane(codes: Value, i: int) -> Value:
-            return codes.bit_select(8 * (BLOCK * b + i), 8).as_signed()
+        def product(i: int) -> Value:
+            lane = BLOCK * b + i
+            w = self.w_codes.word_select(lane, WEIGHT_BITS).as_signed()
+            return w * self.x_codes.word_select(lane, ACTIVATION_BITS).as_signed()
 
         def delayed(name: str, value: Value, stage: int, shape: object = None) -> Signal:
             register = Signal(shape or value.shape(), name=f"{name}_{b}_s{stage}")
@@ -121,16 +123,12 @@ class DotElement(Block):
                 m.d.sync += register.eq(value)
             return register
 
-        # Stage 0: four products at a time. Stage 1: the block's exact 21-bit sum.
+        # Stage 0: four products at a time. Stage 1: the block's exact sum.
         quads = [
-            delayed(
-                f"quad{q}",
-                tree_sum([lane(self.w_codes, i) * lane(self.x_codes, i) for i in range(q, q + 4)]),
-                0,
-            )
+            delayed(f"quad{q}", tree_sum([product(i) for i in range(q, q + 4)]), 0)
             for q in range(0, BLOCK, 4)
         ]
-        dot = delayed("dot", tree_sum(quads), 1, signed(21))
+        dot = delayed("dot", tree_sum(quads), 1, signed(DOT_BITS))
 
         def field(port: Value, bits: int) -> Value:
             return port.word_select(b, bits)
@@ -148,7 +146,7 @@ class DotElement(Block):
             shift = delayed("shift", shift, stage)
             minimum = delayed("minimum", minimum, stage)
             min_shift = delayed("min_shift", min_shift, stage)
-        product = delayed("product", dot * mant, 2)
+        scaled = delayed("product", dot * mant, 2)
         shift = delayed("shift", shift, 2)
         minimum = delayed("minimum", minimum, 2)
         min_shift = delayed("min_shift", min_shift, 2)
@@ -160,4 +158,4 @@ class DotElement(Block):
             m.d.comb += [wide.eq(value), result.eq((wide << by[:6])[:ACC_BITS].as_signed())]
             return result
 
-        return [shifted("dot", product, shift), shifted("minimum", minimum, min_shift)]
+        return [shifted("dot", scaled, shift), shifted("minimum", minimum, min_shift)]

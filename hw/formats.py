@@ -23,10 +23,16 @@ from tokenloom.hw.tables import (
 
 __all__ = [
     "ACC_BITS",
+    "ACTIVATION_BITS",
+    "ACTIVATION_SHIFT_MAX",
     "BLOCK",
+    "KV_BITS",
+    "KV_SHIFT_MAX",
     "PROB_CODE_MAX",
     "PROB_FRAC",
     "SCORE_FRAC",
+    "SUM_BITS",
+    "WEIGHT_BITS",
     "bit_length",
     "context",
     "decode_scale",
@@ -61,8 +67,12 @@ Int = npt.NDArray[np.int64]
 BLOCK = 32  # values that share one scale or one shift
 ACC_BITS = 64  # signed accumulator
 FIXED_BITS = 32  # signed fixed point between operations
-CODE_BITS = 8  # activation codes, signed
-SHIFT_MAX = 24  # largest stored shift of an activation block: 31 - 7
+WEIGHT_BITS = 8  # codes of weights, signed: the w side of the array
+KV_BITS = WEIGHT_BITS  # codes of K and V: weights to the array, bytes in memory
+ACTIVATION_BITS = 9  # codes of activations, signed: the x side of the array
+SUM_BITS = ACTIVATION_BITS + 5  # sum of a block's activation codes, signed
+ACTIVATION_SHIFT_MAX = 32 - ACTIVATION_BITS  # largest stored shift of an activation block: 23
+KV_SHIFT_MAX = 32 - KV_BITS  # the same of a K or V block: 24
 FLOOR_MAX = 20  # largest exponent floor of an operation
 DRAIN_SHIFT_MAX = 63
 SCORE_FRAC = 11  # fraction bits of a base-2 logit
@@ -266,27 +276,31 @@ def norm(
     return sat32(round_shift(product, np.asarray(k, dtype=np.int64)[:, None]))
 
 
-def mx_quantise(values: npt.ArrayLike, floor: int) -> tuple[Int, Int, Int]:
-    """Point 7: blocks of 32 fixed32 values become int8 codes with a shared shift.
+def mx_quantise(
+    values: npt.ArrayLike, floor: int, bits: int = ACTIVATION_BITS
+) -> tuple[Int, Int, Int]:
+    """Point 7: blocks of 32 fixed32 values become codes with a shared shift.
 
     Parameters
     ----------
     values : fixed32 array [..., 32]
     floor : int
         The operation's exponent floor, 0..20.
+    bits : int
+        Width of a code: ACTIVATION_BITS, or KV_BITS for K and V.
 
     Returns
     -------
-    codes : int64 array [..., 32], -128..127
+    codes : int64 array [..., 32], -256..255 (K and V: -128..127)
     shift : int64 array [...]
-        Stored shift sx = s - floor, 0..24; value = code * 2^(sx + floor).
+        Stored shift sx = s - floor, 0..32 - bits; value = code * 2^(sx + floor).
     sums : int64 array [...]
-        Sum of each block's codes (13 bits).
+        Sum of each block's codes (SUM_BITS bits).
     """
     v = np.asarray(values, dtype=np.int64)
     magnitude = np.bitwise_or.reduce(v ^ (v >> np.int64(63)), axis=-1)
-    s = np.maximum(bit_length(magnitude) - (CODE_BITS - 1), floor)
-    codes = np.minimum(round_shift(v, s[..., None]), 127)
+    s = np.maximum(bit_length(magnitude) - (bits - 1), floor)
+    codes = np.minimum(round_shift(v, s[..., None]), (1 << (bits - 1)) - 1)
     return codes, s - floor, codes.sum(axis=-1)
 
 

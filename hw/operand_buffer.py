@@ -1,4 +1,4 @@
-"""One array row's activations: blocks of int8 codes with shift and sum."""
+"""One array row's activations: blocks of codes with shift and sum."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
-from tokenloom.hw.dot_element import SUM_BITS, X_SHIFT_BITS
-from tokenloom.hw.formats import BLOCK
+from tokenloom.hw.dot_element import X_SHIFT_BITS
+from tokenloom.hw.formats import ACTIVATION_BITS, BLOCK, SUM_BITS
 
 __all__ = ["OperandBuffer"]
 
-CODE_BITS = 8 * BLOCK
+CODE_BITS = ACTIVATION_BITS * BLOCK
+DIGIT_BITS = 8 * BLOCK
 
 
 class OperandBuffer(Block):
@@ -54,8 +55,8 @@ class OperandBuffer(Block):
                 "sum": In(SUM_BITS),
                 "p_we": In(1),
                 "p_addr": In(p_addr),
-                "p_hi": In(CODE_BITS),
-                "p_lo": In(CODE_BITS),
+                "p_hi": In(DIGIT_BITS),
+                "p_lo": In(DIGIT_BITS),
                 "p_sx": In(X_SHIFT_BITS),
                 "read_addr": In(width),
                 "read_values": In(1),
@@ -73,7 +74,7 @@ class OperandBuffer(Block):
             shape=CODE_BITS + X_SHIFT_BITS + SUM_BITS, depth=self._blocks, init=[]
         )
         m.submodules.probabilities = probabilities = Memory(
-            shape=2 * CODE_BITS + X_SHIFT_BITS, depth=self._p_blocks, init=[]
+            shape=2 * DIGIT_BITS + X_SHIFT_BITS, depth=self._p_blocks, init=[]
         )
         write, read = operands.write_port(), operands.read_port()
         p_write, p_read = probabilities.write_port(), probabilities.read_port()
@@ -91,11 +92,18 @@ class OperandBuffer(Block):
         ]
         values, digit = Signal(), Signal()
         m.d.sync += [values.eq(self.read_values), digit.eq(self.read_digit)]
-        p_hi, p_lo = p_read.data[:CODE_BITS], p_read.data[CODE_BITS : 2 * CODE_BITS]
-        p_sx = p_read.data[2 * CODE_BITS :]
+        p_hi, p_lo, p_sx = (
+            p_read.data[:DIGIT_BITS],
+            p_read.data[DIGIT_BITS : 2 * DIGIT_BITS],
+            p_read.data[2 * DIGIT_BITS :],
+        )
+        digits = Mux(digit, p_lo, p_hi)
+        wide = Cat(
+            Cat(digits.word_select(i, 8), digits[8 * i + 7])[:ACTIVATION_BITS] for i in range(BLOCK)
+        )
         with m.If(values):
             m.d.sync += [
-                self.x_codes.eq(Mux(digit, p_lo, p_hi)),
+                self.x_codes.eq(wide),
                 self.x_shift.eq(Mux(digit, p_sx, p_sx + 8)),
                 self.x_sum.eq(0),
             ]

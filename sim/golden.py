@@ -119,7 +119,7 @@ class ExactMatrix:
     def _products(self, codes: Int, shift: Int) -> Iterator[tuple[slice, Int]]:
         used = (codes != 0).any(axis=2)
         # Relative to each row's smallest shift: that is what keeps the numbers below 2^53.
-        base = np.where(used, shift, fx.SHIFT_MAX).min(axis=1)
+        base = np.where(used, shift, fx.ACTIVATION_SHIFT_MAX).min(axis=1)
         x = codes << np.where(used, shift - base[:, None], 0)[..., None]
         parts = list(self._split(x, 0, np.arange(len(x))))
         whole = len(parts) == 1 and len(parts[0][2]) == len(x)
@@ -329,13 +329,16 @@ class Golden:
         value = self._counted(fx.norm(stream, gain, y, k))
         return self._quantised(name, layer, value, floor)
 
-    def _quantised(self, name: str, layer: int, value: Int, floor: int) -> tuple[Int, Int]:
+    def _quantised(
+        self, name: str, layer: int, value: Int, floor: int, bits: int = fx.ACTIVATION_BITS
+    ) -> tuple[Int, Int]:
         """Point 7 on vectors [..., n], zero-padded to whole blocks: [..., nb, 32] and [..., nb].
 
         Heads are vectors of their own ([R, heads, hd]), so their blocks do not cross heads.
         """
         padded = _padded(value)
-        codes, shift, _ = fx.mx_quantise(padded.reshape(*value.shape[:-1], -1, fx.BLOCK), floor)
+        blocks = padded.reshape(*value.shape[:-1], -1, fx.BLOCK)
+        codes, shift, _ = fx.mx_quantise(blocks, floor, bits)
         self._tell(f"{name}.codes", layer, codes)
         self._tell(f"{name}.shift", layer, shift)
         return codes, shift
@@ -356,7 +359,7 @@ class Golden:
             drained[name] = self._counted(fx.rope(drained[name], cosine[:, None], sine[:, None]))
         rows = slice(int(position[0]), int(position[-1]) + 1)
         for slot, (name, floor) in enumerate((("k", model.k_floor), ("v", model.v_floor))):
-            codes, shift = self._quantised(name, index, drained[name], floor)
+            codes, shift = self._quantised(name, index, drained[name], floor, fx.KV_BITS)
             cache.codes[index, slot, rows] = codes
             cache.shift[index, slot, rows] = shift
         q, q_shift = self._quantised("q", index, drained["q"], model.q_floor)

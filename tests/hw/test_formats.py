@@ -114,19 +114,21 @@ def test_norm_is_rmsnorm(rng):
     assert np.abs(value - exact).max() <= np.abs(exact).max() * 2.0**-15 + 1
 
 
+@pytest.mark.parametrize("bits", [8, 9])
 @pytest.mark.parametrize("floor", [0, 3, 20])
-def test_mx_quantise(rng, floor):
+def test_mx_quantise(rng, floor, bits):
     values = rng.integers(MIN, MAX, (200, 32), endpoint=True) >> rng.integers(0, 31, (200, 1))
     values[0], values[1], values[2], values[3] = 0, -1, MIN, MAX
-    codes, shift, sums = fx.mx_quantise(values, floor)
-    assert codes.min() >= -128 and codes.max() <= 127
-    assert shift.min() >= 0 and shift.max() <= 24 - floor
+    codes, shift, sums = fx.mx_quantise(values, floor, bits)
+    top = 1 << (bits - 1)
+    assert codes.min() >= -top and codes.max() <= top - 1
+    assert shift.min() >= 0 and shift.max() <= 32 - bits - floor
     assert np.array_equal(sums, codes.sum(axis=1))
     unit = 1 << (shift + floor)[:, None]
     error = np.abs(codes * unit - values)
-    assert (2 * error <= np.where(codes == 127, 2, 1) * unit).all()
+    assert (2 * error <= np.where(codes == top - 1, 2, 1) * unit).all()
     # No shift smaller by one would do, unless the floor forbids it.
-    tight = np.abs(codes).max(axis=1) >= 64
+    tight = np.abs(codes).max(axis=1) >= top // 2
     assert (tight | (shift == 0)).all()
 
 

@@ -15,8 +15,15 @@ from tokenloom.hw.quantiser import Quantiser
 from tokenloom.sim.bench import run_block, seeded
 
 TAG = 5
-INPUTS = {"in_valid": 1, "in_values": 1024, "in_floor": 5, "in_tag": TAG}
-OUTPUTS = {"out_valid": 1, "out_codes": 256, "out_sx": 6, "out_sum": -13, "out_tag": TAG}
+INPUTS = {"in_valid": 1, "in_values": 1024, "in_floor": 5, "in_narrow": 1, "in_tag": TAG}
+OUTPUTS = {
+    "out_valid": 1,
+    "out_codes": 288,
+    "narrow_codes": 256,
+    "out_sx": 6,
+    "out_sum": -14,
+    "out_tag": TAG,
+}
 LOW, HIGH = -(2**31), 2**31 - 1
 
 
@@ -29,7 +36,7 @@ def corners() -> list[tuple[list[int], int]]:
     blocks = [[0] * 32, [LOW] * 32, [HIGH] * 32, [-1] * 32, [LOW, HIGH] * 16]
     for bit in range(31):
         place = bit * 5 % 32
-        # One hot; just below a power of two (the clamp at 127); the same, negative.
+        # One hot; just below a power of two (the clamp); the same, negative.
         for value in (1 << bit, (2 << bit) - 1, -(1 << bit), -(1 << bit) - 1):
             blocks.append([value if i == place else 0 for i in range(32)])
     for bit in range(32):
@@ -53,20 +60,34 @@ async def lane(dut: Any) -> None:
     await bench.reset()
     for stall in STALLS:
         for gap in (0.0, 0.5):
-            cases = corners() if gap == 0.0 else []
-            cases += [some_block(rng) for _ in range(150)]
+            cases = [(*corner, narrow) for corner in corners() for narrow in (0, 1) if gap == 0.0]
+            cases += [(*some_block(rng), rng.randrange(2)) for _ in range(150)]
             blocks = [
-                (block, {"in_valid": 1, "in_floor": floor, "in_tag": rng.getrandbits(TAG)})
-                for block, floor in cases
+                (
+                    block,
+                    {
+                        "in_valid": 1,
+                        "in_floor": floor,
+                        "in_narrow": narrow,
+                        "in_tag": rng.getrandbits(TAG),
+                    },
+                )
+                for block, floor, narrow in cases
             ]
             items: list[Item] = [{**rest, "in_values": pack(block, 32)} for block, rest in blocks]
             results = []
             for block, rest in blocks:
-                codes, shift, total = formats.mx_quantise(block, rest["in_floor"])
+                codes, shift, total = formats.mx_quantise(
+                    block,
+                    rest["in_floor"],
+                    formats.KV_BITS if rest["in_narrow"] else formats.ACTIVATION_BITS,
+                )
+                low = [int(code) for code in codes]
                 results.append(
                     {
                         "out_valid": 1,
-                        "out_codes": pack([int(code) for code in codes], 8),
+                        "out_codes": pack(low, 9),
+                        "narrow_codes": pack(low, 8),
                         "out_sx": int(shift),
                         "out_sum": int(total),
                         "out_tag": rest["in_tag"],

@@ -53,8 +53,8 @@ def test_matmul_equals_python_integers(kind, spread):
     rng = np.random.default_rng(spread)
     model = quantise(cases.random_checkpoint(kind=kind, ffn=96, layers=1))
     tensor = model.layers[0].down
-    codes = rng.integers(-128, 128, (5, tensor.blocks, 32))
-    codes[1], codes[2, 1], codes[3] = 0, 0, 127
+    codes = rng.integers(-256, 256, (5, tensor.blocks, 32))
+    codes[1], codes[2, 1], codes[3] = 0, 0, 255
     shift = rng.integers(0, spread, (5, tensor.blocks))
     shift[4] = np.arange(tensor.blocks) * 12 % spread
     acc = ExactMatrix(tensor).accumulate(codes, shift)
@@ -67,7 +67,7 @@ def test_matmul_with_scales_far_apart():
     scale = np.ldexp(1 + rng.uniform(size=(6, 3)), rng.integers(-14, 11, (6, 3)))
     wide = cases.Matrix(kind="q8_0", cols=96, codes=matrix.codes, scale=scale.astype(np.float16))
     tensor = cases_tensor(wide)
-    codes = rng.integers(-128, 128, (4, 3, 32))
+    codes = rng.integers(-256, 256, (4, 3, 32))
     shift = rng.integers(0, 8, (4, 3))
     shift[0] = [0, 14, 7]
     assert ExactMatrix(tensor).accumulate(codes, shift).tolist() == plain_matmul(
