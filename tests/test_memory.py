@@ -145,6 +145,26 @@ def failing(rate):
     return dataclasses.replace(memory_profile("hbm2"), error_rate=rate)
 
 
+def test_command_line_names_memory_and_seed(tmp_path):
+    """The stalls differ with the memory, the text does not."""
+    from tests.host.test_commands import write_model
+    from tokenloom.host.commands.run import run
+
+    model = str(write_model(tmp_path / "tiny"))
+    common = dict(model=model, board="mini", overrides=(), prompt="abc", max_tokens=4, raw=True)
+    results = [
+        run(**common, ignore_eos=True, memory=memory, memory_seed=seed)
+        for memory, seed in (("ideal", 1), ("hbm2", 1), ("hbm2", 2))
+    ]
+    assert [(r["memory"], r["memory_seed"]) for r in results] == [
+        ("ideal", 1), ("hbm2", 1), ("hbm2", 2)
+    ]  # fmt: skip
+    assert len({tuple(r["tokens"]) for r in results}) == 1
+    assert len({sum(p["scheduled"] for p in r["passes"]) for r in results}) == 1
+    stalled = [sum(p["stalled"] for p in r["passes"]) for r in results]
+    assert stalled[0] < min(stalled[1:]) and stalled[1] != stalled[2]
+
+
 def test_a_thousand_errors_recovered(device):
     """One burst of a hundred fails, until a thousand have: no wrong token, no hang."""
     model = quantise(random_model(**SMALL))
