@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenloom.compiler.errors import TokenloomError
+from tokenloom.hw.axi import BURST_BEATS, BURST_BYTES
 from tokenloom.sim.toolchain import build_root
 
 __all__ = [
@@ -253,9 +254,9 @@ def _library() -> ctypes.CDLL:
         getattr(loaded, name).restype = ctypes.c_char_p
     loaded.tm_linear.restype = ctypes.c_int64
     loaded.tm_sizes.restype = ctypes.c_uint64
-    sizes = [loaded.tm_sizes(i) for i in range(2)]
-    if sizes != [ctypes.sizeof(AxiMaster), ctypes.sizeof(AxiSlave)]:
-        raise TokenloomError("axi.hpp and its mirror in memory.py differ")
+    sizes = [loaded.tm_sizes(i) for i in range(4)]
+    if sizes != [ctypes.sizeof(AxiMaster), ctypes.sizeof(AxiSlave), BURST_BEATS, BURST_BYTES]:
+        raise TokenloomError("axi.hpp differs from its mirrors in memory.py and hw/axi.py")
     return loaded
 
 
@@ -455,7 +456,7 @@ def linear_reader(
     cycles: int = 1_000_000,
     clock_mhz: float = 300.0,
     beat_bytes: int = 32,
-    burst_bytes: int = 512,
+    burst_bytes: int = BURST_BYTES,
 ) -> float:
     """Bytes per cycle of a reader that asks for burst after burst and always takes them."""
     timing = profile.timing(clock_mhz=clock_mhz, beat_bytes=beat_bytes)

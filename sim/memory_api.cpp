@@ -27,8 +27,10 @@ const char* tm_fields() {
 #undef TL_FIELD
 }
 
+// What Python knows too and has to know alike.
 uint64_t tm_sizes(int which) {
-    const uint64_t sizes[] = {sizeof(AxiMaster), sizeof(AxiSlave), sizeof(MemoryTiming)};
+    const uint64_t sizes[] = {sizeof(AxiMaster), sizeof(AxiSlave), AXI_BURST_BEATS,
+                              AXI_BURST_BYTES};
     return sizes[which];
 }
 

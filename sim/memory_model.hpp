@@ -216,7 +216,12 @@ private:
     int64_t carry(int64_t at, int64_t bytes, bool writing) {
         if (writing != bus_writes) bus += t.turnaround_fs, bus_writes = writing;
         bus = std::max(bus, at);
-        for (int64_t left = bytes; left > 0; left -= 32) bus = awake(bus) + t.unit_fs;
+        for (int64_t left = bytes; left > 0; left -= 32) {
+            int64_t from = awake(bus);
+            bus = from + t.unit_fs;
+            // What a refresh interrupts goes on behind it.
+            if (epoch(bus) != epoch(from)) bus += t.refresh_fs;
+        }
         return bus;
     }
 

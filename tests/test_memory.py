@@ -15,7 +15,7 @@ from tokenloom.hw.isa import TAPE_OP
 from tokenloom.hw.tape_format import TapeKind
 from tokenloom.sim import chip_device
 from tokenloom.sim.chip_device import ChipDevice, Hold, MemoryFault
-from tokenloom.sim.memory import MEMORIES, memory_profile
+from tokenloom.sim.memory import MEMORIES, linear_reader, memory_profile
 from tokenloom.sim.simulator import build
 
 HARDWARE = load("mini")
@@ -143,6 +143,23 @@ def test_stalls_of_belt_and_memory_together(device):
 
 def failing(rate):
     return dataclasses.replace(memory_profile("hbm2"), error_rate=rate)
+
+
+@pytest.mark.parametrize(("kind", "beat_bytes"), [("f32", 34), ("q4_1", 20)])
+def test_useful_bytes_against_a_linear_reader(kind, beat_bytes, device):
+    """Memory whose peak is what the array takes (32 codes, scale, minimum): of what an endless
+    linear read gets, the beats that the array uses are 90 % and more.
+    """
+    maxima = HARDWARE.maxima
+    shape = {name: getattr(maxima, name) for name in
+             ("width", "ffn", "heads", "kv_heads", "head_size", "vocab", "layers")}  # fmt: skip
+    model = quantise(random_model(**shape, kind=kind))
+    clock, word = HARDWARE.board.clock_mhz, HARDWARE.memory.port_bits // 8
+    profile = dataclasses.replace(memory_profile("hbm2"), bytes_per_ns=beat_bytes * clock / 1000)
+    linear = linear_reader(profile, 1, clock_mhz=clock, beat_bytes=word, cycles=200_000)
+    records = list(device(model, profile).generate(prompt_for(model, 2), 4))
+    useful = sum(r.beats for r in records) * beat_bytes / sum(r.elapsed for r in records)
+    assert 0.9 * linear < useful < linear <= 0.925 * beat_bytes
 
 
 def test_command_line_names_memory_and_seed(tmp_path):

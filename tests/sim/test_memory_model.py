@@ -206,6 +206,13 @@ def test_linear_reader_gets_the_reachable_part(seed):
         assert 0.920 < part <= 0.925
 
 
+@pytest.mark.parametrize("peak", [1.0, 2.0, 3.4])
+def test_a_slow_memory_yields_the_same_part(peak):
+    profile = dataclasses.replace(memory_profile("hbm2"), bytes_per_ns=peak)
+    got = linear_reader(profile, 1, clock_mhz=100.0, beat_bytes=64, cycles=400_000)
+    assert 0.920 < got * 0.1 / peak <= 0.925
+
+
 def test_linear_reader_is_bound_by_its_port():
     assert 7.99 < linear_reader(calm("onchip"), 1, beat_bytes=32, clock_mhz=80.0) / 4 <= 8
 
