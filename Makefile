@@ -20,8 +20,11 @@ ARGS ?=
 # Only a whole table is written to the documentation.
 BENCH_OUT = $(if $(findstring --only,$(ARGS)),,--markdown docs/benchmarks.md)
 
+# A model that was not asked for by name may be replaced by the shipped one if it cannot be fetched.
+CHOSEN_MODEL = $(if $(filter file,$(origin MODEL)),,--model "$(MODEL)")
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run test generate sim lint bench verify clean
+.PHONY: help setup run test generate sim lint bench estimate verify clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -32,7 +35,7 @@ help: ## Show this list
 setup: $(STAMP) ## Create .venv and install everything from PyPI
 
 run: $(STAMP) ## Let the generated chip answer PROMPT, simulated by Verilator
-	@$(BIN)/tokenloom run --model "$(MODEL)" --board "$(BOARD)" --prompt "$$PROMPT" \
+	@$(BIN)/tokenloom run $(CHOSEN_MODEL) --board "$(BOARD)" --prompt "$$PROMPT" \
 	  --max-tokens $(MAX_TOKENS) $(ARGS)
 
 test: $(STAMP) ## Run every test
@@ -53,6 +56,9 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 
 bench: $(STAMP) ## Measure every figure of docs/benchmarks.md
 	@$(BIN)/tokenloom bench --json build/bench.json $(BENCH_OUT) $(ARGS)
+
+estimate: $(STAMP) ## Derive rates and contexts of every board and model: docs/estimates.md
+	@$(BIN)/tokenloom estimate --markdown docs/estimates.md $(ARGS)
 
 verify: export TOKENLOOM_DEEP = 1
 verify: lint test ## Check style, types and every test

@@ -1,6 +1,6 @@
 """Errors that are meant for the user of tokenloom, not for its developers."""
 
-__all__ = ["ConfigError", "ModelError", "TokenloomError"]
+__all__ = ["ConfigError", "FetchError", "ModelError", "TokenloomError"]
 
 
 class TokenloomError(Exception):
@@ -9,6 +9,10 @@ class TokenloomError(Exception):
 
 class ModelError(TokenloomError):
     """A model file cannot be used: the message names the file, the part, and what is allowed."""
+
+
+class FetchError(ModelError):
+    """A model that is published elsewhere could not be fetched; nothing is wrong with its files."""
 
 
 class ConfigError(TokenloomError):

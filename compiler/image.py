@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenloom.compiler.errors import ModelError
-from tokenloom.compiler.pack import pack_row, pack_weights
+from tokenloom.compiler.pack import pack_row, pack_weights, row_bytes, weights_bytes
 from tokenloom.compiler.quantise import QTensor, QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.kv_layout import KvLayout
 from tokenloom.hw.tape_format import TapeKind
 
-__all__ = ["MemoryImage", "Segment", "lay_out"]
+__all__ = ["MemoryImage", "Segment", "lay_out", "plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +58,16 @@ class MemoryImage:
     words: int
 
 
-def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
-    """Pack a model's weights in consumption order.
+def plan(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
+    """Where everything lies, without the bytes: looks at the tensors' shapes and kinds only.
 
     Every operation's tape and every embedding row begins at a whole word; the first word after the
     weights that is a multiple of 64 (4 KiB) begins the KV pages.
+
+    Returns
+    -------
+    MemoryImage
+        With empty channels.
 
     Raises
     ------
@@ -70,58 +77,33 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
     columns, port = hardware.array.columns, hardware.memory.port_bits
     word = port // 8
     per_beat = hardware.blocks_per_beat
-    pieces: list[list[npt.NDArray[np.uint8]]] = [[] for _ in range(columns)]
     segments: dict[tuple[int, str], Segment] = {}
     at = 0
-
-    def place(key: tuple[int, str], tensor: QTensor) -> None:
-        nonlocal at
+    for key, tensor in _tapes(model):
         if tensor.bits == 8 and tensor.minimum is not None:
             raise ModelError(
                 f"{tensor.name}: minima with 8-bit codes, which come from matrices of different "
                 "kinds in one operation; the tape takes minima with 4-bit codes only"
             )
-        tapes = pack_weights(
-            tensor.codes.reshape(tensor.rows, -1),
-            tensor.scale,
-            tensor.minimum,
-            tensor.bits,
-            columns,
-            per_beat,
-            port,
-        )
-        for channel, tape in zip(pieces, tapes, strict=True):
-            channel.append(tape)
         padded = -(-tensor.blocks // per_beat) * per_beat
         segments[key] = Segment(
             kind=TapeKind.Q4 if tensor.bits == 4 else TapeKind.Q8,
             address=at,
             blocks=-(-tensor.rows // columns) * padded,
         )
-        at += len(tapes[0]) // word
-
-    for number, layer in enumerate(model.layers):
-        for name in ("k", "v", "q", "o", "gate_up", "down"):
-            place((number, name), getattr(layer, name))
-    place((len(model.layers), "head"), model.head)
+        size = weights_bytes(
+            outputs=tensor.rows,
+            blocks=tensor.blocks,
+            bits=tensor.bits,
+            columns=columns,
+            blocks_per_beat=per_beat,
+            port_bits=port,
+        )
+        at += size // word
 
     table = model.embedding
     base = at
-    rows = [
-        pack_row(
-            table.codes[v].reshape(-1),
-            table.scale[v],
-            None if table.minimum is None else table.minimum[v],
-            table.bits,
-            port,
-        )
-        for v in range(table.rows)
-    ]
-    stride = len(rows[0]) // word
-    for c in range(columns):
-        mine = rows[c::columns]
-        mine += [np.zeros_like(rows[0])] * (-(-table.rows // columns) - len(mine))
-        pieces[c].append(np.concatenate(mine))
+    stride = row_bytes(blocks=table.blocks, bits=table.bits, port_bits=port) // word
     at += stride * -(-table.rows // columns)
 
     shape = model.shape
@@ -136,7 +118,7 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
     )
     kv_base = -(-at // 64) * 64
     return MemoryImage(
-        channels=tuple(np.concatenate(parts) for parts in pieces),
+        channels=(),
         segments=segments,
         embedding_base=base,
         embedding_stride=stride,
@@ -146,3 +128,53 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
         kv_base=kv_base,
         words=kv_base + hardware.memory.pages * kv.page_stride // word,
     )
+
+
+def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
+    """Pack a model's weights in consumption order, where `plan` puts them.
+
+    Raises
+    ------
+    ModelError
+        As `plan`.
+    """
+    image = plan(model, hardware)
+    columns, port = hardware.array.columns, hardware.memory.port_bits
+    pieces: list[list[npt.NDArray[np.uint8]]] = [[] for _ in range(columns)]
+    for _, tensor in _tapes(model):
+        tapes = pack_weights(
+            tensor.codes.reshape(tensor.rows, -1),
+            tensor.scale,
+            tensor.minimum,
+            tensor.bits,
+            columns,
+            hardware.blocks_per_beat,
+            port,
+        )
+        for channel, tape in zip(pieces, tapes, strict=True):
+            channel.append(tape)
+
+    table = model.embedding
+    rows = [
+        pack_row(
+            table.codes[v].reshape(-1),
+            table.scale[v],
+            None if table.minimum is None else table.minimum[v],
+            table.bits,
+            port,
+        )
+        for v in range(table.rows)
+    ]
+    for c in range(columns):
+        mine = rows[c::columns]
+        mine += [np.zeros_like(rows[0])] * (-(-table.rows // columns) - len(mine))
+        pieces[c].append(np.concatenate(mine))
+    return dataclasses.replace(image, channels=tuple(np.concatenate(parts) for parts in pieces))
+
+
+def _tapes(model: QuantModel) -> Iterator[tuple[tuple[int, str], QTensor]]:
+    """Every operation's weights in the order in which a pass consumes them."""
+    for number, layer in enumerate(model.layers):
+        for name in ("k", "v", "q", "o", "gate_up", "down"):
+            yield (number, name), getattr(layer, name)
+    yield (len(model.layers), "head"), model.head

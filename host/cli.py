@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.jsonfile import write_json
+from tokenloom.host.jsonfile import write_json, write_text
 
 __all__ = ["cli", "common_options", "main"]
 
@@ -156,8 +157,16 @@ def run_command(
     device: str,
     check: bool,
 ) -> None:
-    """Let the generated chip answer a prompt, simulated by Verilator."""
+    """Let the generated chip answer a prompt, simulated by Verilator.
+
+    Without --model the small model that ships with tokenloom takes the default's place where that
+    cannot be fetched.
+    """
+    from tokenloom.compiler.models import FALLBACK_MODEL
     from tokenloom.host.commands.run import run, show
+
+    chosen = click.get_current_context().get_parameter_source("model")
+    fallback = FALLBACK_MODEL if chosen is ParameterSource.DEFAULT else None
 
     def emit(text: str) -> None:
         sys.stdout.write(text)
@@ -175,6 +184,7 @@ def run_command(
         memory_seed=memory_seed,
         device=device,
         check=check,
+        fallback=fallback,
         emit=emit,
     )
     show(result)
@@ -325,6 +335,70 @@ def bench_command(
         write_table(markdown_file, rows)
     if any(row.ok is False for row in rows):
         sys.exit(1)
+
+
+@cli.command("estimate")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="Model whose shape is known; may be repeated. Default: all of them.",
+)
+@click.option(
+    "--board",
+    "boards",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Hardware preset, or a TOML file; may be repeated. Default: every preset of a real board.",
+)
+@click.option(
+    "-P",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a value of the hardware, as array.rows=8; may be repeated.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Tokens of context for the rates; less where less fits.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the estimates to FILE.",
+)
+@click.option(
+    "--markdown",
+    "markdown_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the table to FILE.",
+)
+def estimate_command(
+    models: tuple[str, ...],
+    boards: tuple[str, ...],
+    overrides: tuple[str, ...],
+    context: int,
+    json_file: Path | None,
+    markdown_file: Path | None,
+) -> None:
+    """Estimate what boards do with models: fit, tokens per second, longest context. All derived."""
+    from tokenloom.host.commands.estimate import estimates, line, markdown
+
+    found = []
+    for entry in estimates(models=models, boards=boards, overrides=overrides, context=context):
+        found.append(entry)
+        click.echo(line(entry))
+    if json_file is not None:
+        write_json(json_file, [entry.to_dict() for entry in found])
+    if markdown_file is not None:
+        write_text(markdown_file, markdown(found, context))
 
 
 def main() -> None:

@@ -56,7 +56,9 @@ class Prepared:
             return compile_program(model, lay_out(model, self.hardware), self.hardware)
 
 
-def prepare(model: str, board: str, overrides: Sequence[str] = ()) -> Prepared:
+def prepare(
+    model: str, board: str, overrides: Sequence[str] = (), *, fallback: str | None = None
+) -> Prepared:
     """Find and read a model, and load hardware that it fits.
 
     A model beyond the preset's maxima gets hardware with its own maxima, and a line on stderr.
@@ -69,19 +71,32 @@ def prepare(model: str, board: str, overrides: Sequence[str] = ()) -> Prepared:
         Preset or file.
     overrides : sequence of str
         ``key=value``.
+    fallback : str, optional
+        Model to take when `model` cannot be fetched; stderr says so.
 
     Raises
     ------
     TokenloomError
         If model or hardware is unusable.
     """
-    from tokenloom.compiler.errors import ConfigError
+    from tokenloom.compiler.errors import ConfigError, FetchError
     from tokenloom.compiler.models import resolve
     from tokenloom.hw import config
 
     hardware = config.load(board, overrides)  # first: a wrong key shows before anything is fetched
-    with progress.step(f"find {model}"):
-        source = resolve(model)
+    try:
+        with progress.step(f"find {model}"):
+            source = resolve(model)
+    except FetchError as error:
+        if fallback is None:
+            raise
+        progress.console().print(
+            f"{error}. Taking the model '{fallback}' that ships with tokenloom instead of the "
+            f"default '{model}': it only continues children's stories, and answers no questions.",
+            markup=False,
+            soft_wrap=True,
+        )
+        source = resolve(fallback)
     with progress.step(f"read {source.name}"):
         checkpoint = source.checkpoint()
         text = source.text()

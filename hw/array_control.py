@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from tokenloom.hw.block import Block
 from tokenloom.hw.column import Column
 from tokenloom.hw.dot_element import DotElement
-from tokenloom.hw.isa import ARRAY_OP, Kind
+from tokenloom.hw.isa import ARRAY_OP, OPERAND_BITS, Kind
 
 __all__ = ["OPS_IN_FLIGHT", "ArrayControl"]
 
@@ -77,7 +77,7 @@ class ArrayControl(Block):
         self._slot_bits = max(1, (slots - 1).bit_length())
         self._beat_bits = max(1, (token_blocks - 1).bit_length())
         self.p_bits = 1 + self._slot_bits + self._beat_bits
-        self._addr_bits = max(10, self.p_bits)
+        self._addr_bits = max(OPERAND_BITS, self.p_bits)
         self._select_bits = max(1, (drain - 1).bit_length())
         per_row = {
             "x_addr": self._addr_bits,

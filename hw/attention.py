@@ -10,7 +10,7 @@ from tokenloom.hw.block import Block, instance
 from tokenloom.hw.context import Context
 from tokenloom.hw.context_buffer import ContextBuffer
 from tokenloom.hw.formats import ACC_BITS, BLOCK
-from tokenloom.hw.isa import ARRAY_OP, CONTEXT_OP, SOFTMAX_OP, Kind
+from tokenloom.hw.isa import ARRAY_OP, CONTEXT_OP, OPERAND_BITS, SOFTMAX_OP, Kind
 from tokenloom.hw.row_lane import BLOCK_TAG, Target
 from tokenloom.hw.scores import Scores
 from tokenloom.hw.softmax import Softmax
@@ -295,8 +295,9 @@ class Attention(Block):
     def _context_scan(self, m: Module, buffers: list[ContextBuffer]) -> None:
         """Reads finished context blocks row by row and hands them to the quantiser."""
         op = data.View(CONTEXT_OP, self.ctx_op)
-        active, row, block = Signal(), Signal(5), Signal(10)
-        first, count, base, floor = Signal(10), Signal(10), Signal(10), Signal(5)
+        active, row, block = Signal(), Signal(5), Signal(OPERAND_BITS)
+        first, count, base = (Signal(OPERAND_BITS) for _ in range(3))
+        floor, tail = Signal(5), Signal(6)
         # Head in its group and dim of the block's first value; of the operation's first block.
         head, dim = Signal(6), Signal(9)
         head_start, dim_start = Signal(6), Signal(9)
@@ -320,6 +321,8 @@ class Attention(Block):
 
         tag, tag_next = Signal(BLOCK_TAG), Signal(BLOCK_TAG)
         chosen = Signal(lane_bits * len(lanes))
+        # What lies behind the last head in the buffers is another model's, or noise.
+        kept = Signal(len(lanes))
         valid = Signal()
         m.d.comb += [
             tag_next.target.eq(Target.OPERAND),
@@ -331,6 +334,7 @@ class Attention(Block):
         m.d.sync += valid.eq(active)
         with m.If(active):
             m.d.sync += [tag.eq(tag_next), chosen.eq(Cat(lanes)), block.eq(block + 1)]
+            m.d.sync += [kept[w].eq(~last_block | (tail > w * self._w)) for w in range(len(lanes))]
             m.d.sync += [head.eq(at_head), dim.eq(at_dim)]
             with m.If(last_block):
                 m.d.sync += [
@@ -350,6 +354,7 @@ class Attention(Block):
                 block.eq(op.first),
                 first.eq(op.first),
                 count.eq(op.blocks),
+                tail.eq(op.tail),
                 base.eq(op.x_base),
                 floor.eq(op.floor),
             ]
@@ -361,6 +366,6 @@ class Attention(Block):
         for w in range(len(lanes)):
             choice = Array(buffer.read_values.word_select(w, size) for buffer in buffers)
             m.d.comb += self.block_values.word_select(w, size).eq(
-                choice[chosen.word_select(w, lane_bits)]
+                Mux(kept[w], choice[chosen.word_select(w, lane_bits)], 0)
             )
         m.d.comb += [self.block_valid.eq(valid), self.block_tag.eq(tag)]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ArrayConfig",
     "BoardConfig",
+    "BoardMemory",
+    "BoardResources",
     "HardwareConfig",
     "Maxima",
     "MemoryConfig",
@@ -93,11 +95,71 @@ class Maxima:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BoardMemory:
+    """The board's memory as the chip may use it; the figures' sources are in docs/boards.md."""
+
+    kind: str
+    """What it is made of, as HBM2."""
+    channels: int
+    """Independent channels; the array's columns are dealt out to them in turn."""
+    channel_gbs: float
+    """Peak of one channel in 10^9 bytes per second."""
+    channel_mib: float
+    """Capacity of one channel in 2^20 bytes."""
+    ceiling: float
+    """Share of the peak that linear reads have been seen to reach; 1 where nobody has measured."""
+
+    @property
+    def bytes(self) -> int:
+        """Capacity of all channels."""
+        return self.channels * int(self.channel_mib * 2**20)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BoardResources:
+    """What the FPGA has, before the vendor's shell; all 0 for a simulated board."""
+
+    luts: int = 0
+    """Look-up tables."""
+    flip_flops: int = 0
+    """Flip-flops."""
+    dsps: int = 0
+    """Multiplier blocks."""
+    dsp_kind: str = ""
+    """What such a block is, as DSP48E2."""
+    block_ram_kbit: int = 0
+    """Block memory in 1024 bits."""
+    ultra_ram_kbit: int = 0
+    """UltraRAM in 1024 bits."""
+    shell_dsps: int = 0
+    """Of the multiplier blocks, those that the vendor's shell takes."""
+    slrs: int = 1
+    """Dies (super logic regions) that the FPGA consists of."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BoardConfig:
     """The board that carries the chip."""
 
+    name: str
+    """Name for people."""
+    part: str
+    """The FPGA's part number; empty for a simulated board."""
     clock_mhz: float
-    """Clock of the core, for figures derived from cycles."""
+    """Clock of the core, for figures derived from cycles: an assumption until placed and routed."""
+    memory: BoardMemory
+    """Its memory."""
+    platform: str = ""
+    """The vendor's platform (shell); empty where there is none."""
+    missing: str = ""
+    """What keeps the generated chip off this board; empty if nothing is known to."""
+    resources: BoardResources = BoardResources()
+    """What the FPGA has."""
+
+    @property
+    def bandwidth_gbs(self) -> float:
+        """Peak memory bandwidth in 10^9 bytes per second, over all channels."""
+        return self.memory.channels * self.memory.channel_gbs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +205,23 @@ class HardwareConfig:
         """Blocks of the longest feed-forward vector; the last may be padded."""
         return -(-self.maxima.ffn // BLOCK)
 
+    # Derived: columns on the board's channels.
+
+    @property
+    def channel_columns(self) -> int:
+        """Columns that the fullest channel of the board's memory serves."""
+        return -(-self.array.columns // self.board.memory.channels)
+
+    @property
+    def column_gbs(self) -> float:
+        """Peak that a column can count on: all run in step, so the fullest channel sets it."""
+        return self.board.memory.channel_gbs / self.channel_columns
+
+    @property
+    def column_bytes(self) -> int:
+        """Memory that a column can count on."""
+        return int(self.board.memory.channel_mib * 2**20) // self.channel_columns
+
     # Derived: attention and its cache.
 
     @property
@@ -183,7 +262,7 @@ class HardwareConfig:
                 raise ConfigError(f"{key} = {value} is impossible: allowed is {allowed}, {why}")
 
     def _rules(self) -> Iterator[tuple[str, object, bool, str, str]]:
-        array, memory, maxima, board = self.array, self.memory, self.maxima, self.board
+        array, memory, maxima = self.array, self.memory, self.maxima
 
         for section, part in (("memory", memory), ("maxima", maxima)):
             for field in dataclasses.fields(part):
@@ -212,10 +291,11 @@ class HardwareConfig:
         yield (
             "array.columns",
             array.columns,
-            _power_of_two(array.columns) and array.columns <= 256,
-            "a power of two up to 256",
-            "because tokens and embedding rows are dealt out to the columns by their lowest bits, "
-            "and each KV page (256 tokens at most) has a token in every column's channel",
+            _power_of_two(array.columns) and 2 <= array.columns <= 256,
+            "a power of two from 2 to 256",
+            "because the array counts its columns with at least one bit, tokens and embedding rows "
+            "are dealt out to the columns by their lowest bits, and each KV page (256 tokens at "
+            "most) has a token in every column's channel",
         )
         yield (
             "array.lanes",
@@ -283,6 +363,11 @@ class HardwareConfig:
             "8, 16 or 32",
             "because the quantiser behind RMSNorm collects whole blocks of 32",
         )
+        yield from self._board_rules()
+        yield from self._widths()
+
+    def _board_rules(self) -> Iterator[tuple[str, object, bool, str, str]]:
+        board, memory, resources = self.board, self.board.memory, self.board.resources
         yield (
             "board.clock_mhz",
             board.clock_mhz,
@@ -290,7 +375,58 @@ class HardwareConfig:
             "a number above 0",
             "because rates are derived from it",
         )
-        yield from self._widths()
+        for key, number in (
+            ("board.memory.channels", memory.channels),
+            ("board.memory.channel_gbs", memory.channel_gbs),
+            ("board.memory.channel_mib", memory.channel_mib),
+        ):
+            yield (
+                key,
+                number,
+                0 < number < float("inf"),
+                "a number above 0",
+                "because rates and contexts are derived from it",
+            )
+        yield (
+            "board.memory.ceiling",
+            memory.ceiling,
+            0 < memory.ceiling <= 1,
+            "above 0, up to 1",
+            "because it is a share of the peak",
+        )
+        least = 1 if board.part else 0
+        for key in ("luts", "flip_flops", "dsps", "block_ram_kbit"):
+            number = getattr(resources, key)
+            yield (
+                f"board.resources.{key}",
+                number,
+                number >= least,
+                f"{least} or more",
+                f"because board.part is {board.part!r}, and every FPGA has some"
+                if least
+                else "because it is a number of things",
+            )
+        yield (
+            "board.resources.ultra_ram_kbit",
+            resources.ultra_ram_kbit,
+            resources.ultra_ram_kbit >= 0,
+            "0 or more",
+            "because not every FPGA has UltraRAM, but none has less than nothing",
+        )
+        yield (
+            "board.resources.shell_dsps",
+            resources.shell_dsps,
+            0 <= resources.shell_dsps <= resources.dsps,
+            f"0 to board.resources.dsps = {resources.dsps}",
+            "because the shell is part of the FPGA",
+        )
+        yield (
+            "board.resources.slrs",
+            resources.slrs,
+            resources.slrs >= 1,
+            "1 or more",
+            "because an FPGA has at least one die",
+        )
 
     def _widths(self) -> Iterator[tuple[str, object, bool, str, str]]:
         """Maxima that the fields of instructions and registers hold."""
@@ -513,7 +649,7 @@ def _apply(data: dict[str, Any], override: str) -> str:
         fields = _fields(kind)
         if not dataclasses.is_dataclass(fields.get(section)):
             _unknown(prefix + section, section, kind, where)
-        kind, node = fields[section], node[section]
+        kind, node = fields[section], node.setdefault(section, {})
         prefix += section + "."
     fields = _fields(kind)
     if last not in fields:
@@ -567,19 +703,23 @@ def _unknown(key: str, last: str, kind: type, where: Callable[[str], str]) -> No
 
 def _build(data: Mapping[str, Any], where: Callable[[str], str]) -> HardwareConfig:
     _check_keys(data, HardwareConfig, "", where)
-    values: dict[str, Any] = {}
-    for key, kind in _fields(HardwareConfig).items():
-        if key not in data:
-            continue
-        if dataclasses.is_dataclass(kind):
-            inner = _fields(kind)
-            values[key] = kind(
-                **{k: float(v) if inner[k] is float else v for k, v in data[key].items()}
-            )
-        else:
-            values[key] = data[key]
     try:
-        return HardwareConfig(**values)
+        hardware = _instance(HardwareConfig, data)
+        assert isinstance(hardware, HardwareConfig)
+        return hardware
     except ConfigError as error:
         key = str(error).split(" ", 1)[0]
         raise ConfigError(f"{where(key)}{error}") from None
+
+
+def _instance(kind: type, data: Mapping[str, Any]) -> Any:
+    """An instance of dataclass `kind` from data that `_check_keys` has seen."""
+    values: dict[str, Any] = {}
+    for key, inner in _fields(kind).items():
+        if key not in data:
+            continue
+        if dataclasses.is_dataclass(inner):
+            values[key] = _instance(inner, data[key])
+        else:
+            values[key] = float(data[key]) if inner is float else data[key]
+    return kind(**values)

@@ -14,7 +14,7 @@ from tokenloom.hw.block import Block, instance
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.embedding import Embedding
 from tokenloom.hw.formats import ACC_BITS
-from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, EMBED_OP, NORM_OP, Dest, Kind, Unit
+from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, EMBED_OP, NORM_OP, OPERAND_BITS, Dest, Kind, Unit
 from tokenloom.hw.operand_buffer import OperandBuffer
 from tokenloom.hw.quantiser import Quantiser
 from tokenloom.hw.registers import MODEL, Select
@@ -403,7 +403,7 @@ class Core(Block):
         with m.Elif(embedding.need):
             m.d.sync += rows_missing.eq(rows_missing - 1)
         norm_op = data.View(NORM_OP, queues[Unit.NORM].op)
-        norm_busy, norm_base = Signal(), Signal(10)
+        norm_busy, norm_base = Signal(), Signal(OPERAND_BITS)
         with m.If(queues[Unit.NORM].issue):
             m.d.sync += [norm_busy.eq(1), norm_base.eq(norm_op.x_base)]
         with m.Elif(norm.q_last):

@@ -19,6 +19,7 @@ __all__ = [
     "HEADER",
     "LAYOUTS",
     "NORM_OP",
+    "OPERAND_BITS",
     "SOFTMAX_OP",
     "TAPE_OP",
     "Dest",
@@ -27,7 +28,8 @@ __all__ = [
     "pack",
 ]
 
-DONE_BITS = 12  # operations of one unit per pass
+DONE_BITS = 14  # operations of one unit per pass: Llama-3-70B has some 13,000
+OPERAND_BITS = 11  # blocks of an operand buffer: Llama-3-70B has some 1,700
 
 
 class Unit(enum.IntEnum):
@@ -70,7 +72,7 @@ HEADER = data.StructLayout(
 EMBED_OP = data.StructLayout({"header": HEADER, "shift": 6, "count": 16})
 
 NORM_OP = data.StructLayout(
-    {"header": HEADER, "gain_base": 16, "floor": 5, "words": 12, "x_base": 10}
+    {"header": HEADER, "gain_base": 16, "floor": 5, "words": 12, "x_base": OPERAND_BITS}
 )
 
 ARRAY_OP = data.StructLayout(
@@ -81,8 +83,8 @@ ARRAY_OP = data.StructLayout(
         "tiles": 16,  # matmul and values; keys: from the pass's length
         "beats": 10,  # matmul and keys; values: from the pass's length
         "count": 20,  # outputs of a matmul, dims of a values operation
-        "x_base": 10,
-        "y_base": 10,  # where blocks of the result go in the operand buffer
+        "x_base": OPERAND_BITS,
+        "y_base": OPERAND_BITS,  # where blocks of the result go in the operand buffer
         "shift": 6,
         "aux_shift": 6,  # SwiGLU
         "floor": 5,
@@ -97,7 +99,14 @@ ARRAY_OP = data.StructLayout(
 SOFTMAX_OP = data.StructLayout({"header": HEADER, "block": 3, "scores": 1, "parity": 1})
 
 CONTEXT_OP = data.StructLayout(
-    {"header": HEADER, "first": 10, "blocks": 10, "floor": 5, "x_base": 10}
+    {
+        "header": HEADER,
+        "first": OPERAND_BITS,
+        "blocks": OPERAND_BITS,
+        "tail": 6,  # values in the last block; behind them it is padded with zeros
+        "floor": 5,
+        "x_base": OPERAND_BITS,
+    }
 )
 
 TAPE_OP = data.StructLayout(

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from tokenloom.hw.block import Block, instance
 from tokenloom.hw.collector import Collector
 from tokenloom.hw.drain_lane import DrainLane
-from tokenloom.hw.isa import Dest
+from tokenloom.hw.isa import OPERAND_BITS, Dest
 from tokenloom.hw.rope import Rope
 from tokenloom.hw.swiglu import Swiglu
 
@@ -24,7 +24,7 @@ LANE_TAG = data.StructLayout(
         "floor": 5,
         "aux_shift": 6,
         "kappa": 16,
-        "y_base": 10,
+        "y_base": OPERAND_BITS,
         "layer": 8,
     }
 )
@@ -42,7 +42,7 @@ BLOCK_TAG = data.StructLayout(
     {
         "target": 2,
         "bank": 5,  # operand buffer; K and V: the row in the pass
-        "addr": 10,
+        "addr": OPERAND_BITS,
         "last": 1,  # last block of the operation in this row
         "floor": 5,
         "layer": 8,

@@ -137,6 +137,8 @@ class ChipDevice:
         Of everything about it that is left to chance.
     taps : bool
         Simulate the chip that shows every operation's output.
+    dirty : bool
+        Begin with noise in the chip's memories and in the channels behind the weights.
 
     Raises
     ------
@@ -156,32 +158,56 @@ class ChipDevice:
         memory_seed: int = 1,
         *,
         taps: bool = False,
+        dirty: bool = False,
     ) -> None:
-        profile = memory_profile(memory) if isinstance(memory, str) else memory
-        self.model, self.hardware = model, hardware
+        self._profile = memory_profile(memory) if isinstance(memory, str) else memory
+        self._memory_seed = memory_seed
+        self.hardware, self._dirty = hardware, dirty
         step("lay out the weights")
-        self.image: MemoryImage = lay_out(model, hardware)
-        self.program: Program = compile_program(model, self.image, hardware)
-        library = build(hardware, step, taps=taps)
+        self._lay_out(model)
+        library = build(hardware, step, taps=taps, dirty=dirty)
         library.tl_new.restype = ctypes.c_void_p
         for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits", "tl_taps"):
             getattr(library, name).restype = ctypes.c_int64
         self._library = library
         step("load the model")
         self._chip = ctypes.c_void_p(library.tl_new())
-        word = hardware.memory.port_bits // 8
-        for channel, data in enumerate(self.image.channels):
-            library.tl_memory(
+        self._fill_channels()
+        self._configure()
+
+    def replace(self, model: QuantModel) -> None:
+        """Reset the chip and load another model; the chip's memories keep what they held."""
+        self._lay_out(model)
+        self._library.tl_reset(self._chip)
+        self._fill_channels()
+        self._configure()
+
+    def _lay_out(self, model: QuantModel) -> None:
+        self.model = model
+        self.image: MemoryImage = lay_out(model, self.hardware)
+        self.program: Program = compile_program(model, self.image, self.hardware)
+
+    def _fill_channels(self) -> None:
+        size = self.image.words * self.hardware.memory.port_bits // 8
+        noise = np.random.default_rng(1)
+        for channel, weights in enumerate(self.image.channels):
+            data = weights
+            if self._dirty:
+                behind = noise.integers(0, 256, size - len(weights), np.uint8)
+                data = np.concatenate([weights, behind])
+            self._library.tl_memory(
                 self._chip,
                 channel,
                 data.ctypes.data_as(ctypes.c_void_p),
                 ctypes.c_uint64(len(data)),
-                ctypes.c_uint64(self.image.words * word),
+                ctypes.c_uint64(size),
             )
-        if profile is not None:
-            timing = profile.timing(clock_mhz=hardware.board.clock_mhz, beat_bytes=word)
-            library.tl_model(self._chip, timing, ctypes.c_uint64(memory_seed))
-        self._configure()
+        if self._profile is not None:
+            timing = self._profile.timing(
+                clock_mhz=self.hardware.board.clock_mhz,
+                beat_bytes=self.hardware.memory.port_bits // 8,
+            )
+            self._library.tl_model(self._chip, timing, ctypes.c_uint64(self._memory_seed))
 
     def close(self) -> None:
         """Free the simulator."""

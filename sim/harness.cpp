@@ -94,7 +94,18 @@ struct Chip {
     uint64_t fault_address = 0;
 
     Chip() {
+        reset();
+    }
+
+    // The chip's memories keep what they hold; behind its channels lies the ideal one.
+    void reset() {
         top.rst = 1;
+        top.r_valid = top.b_valid = 0;
+        top.r_resp = top.b_resp = 0;
+        valid = 0;
+        ideal = true;
+        checkers.assign(C, AxiChecker(LIMITS));
+        broken = -1;
         for (int i = 0; i < 4; i++) {
             edge();
             // One edge for the register in front of the reset, one for the chip's own.
@@ -102,7 +113,10 @@ struct Chip {
         }
         top.rst = 0;
         for (int i = 0; i < 2; i++) edge();
+        for (auto& queue : reads) queue.clear();
         top.ar_ready = top.aw_ready = top.w_ready = (1ull << C) - 1;
+        in_pass = started = held = false;
+        fault = 0;
     }
 
     ~Chip() { top.final(); }
@@ -313,6 +327,7 @@ struct Chip {
 extern "C" {
 
 Chip* tl_new() { return new Chip; }
+void tl_reset(Chip* chip) { chip->reset(); }
 void tl_delete(Chip* chip) { delete chip; }
 
 void tl_memory(Chip* chip, int channel, const uint8_t* data, uint64_t size, uint64_t total) {

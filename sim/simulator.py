@@ -6,6 +6,8 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import random
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +24,9 @@ from tokenloom.hw.taps import tap_words
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 
-__all__ = ["build", "chip_verilog", "write_verilog"]
+__all__ = ["build", "chip_verilog", "with_dirty_memories", "write_verilog"]
 
-_TAPS = "-taps"  # in the names of folders
+_TAPS, _DIRTY = "-taps", "-dirty"  # in the names of folders
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _SPEED = (
     *"-O3 --x-assign fast --x-initial fast --noassert -CFLAGS".split(),
@@ -58,6 +60,37 @@ def chip_verilog(hardware: HardwareConfig, taps: bool = False) -> dict[str, str]
         write_verilog(texts, folder)
         (folder / ".done").touch()
     return {path.stem: path.read_text() for path in sorted(folder.glob("*.v"))}
+
+
+# A memory's initial contents as lines, one of the lines, and contents as a loop over zeros.
+_INITIAL = re.compile(r"  initial begin\n(?:    \S+ ?\[\d+\] = \d+'[dh][0-9a-f]+;\n)+  end\n")
+_ENTRY = re.compile(r"(\d+)'[dh]([0-9a-f]+);")
+_LOOP = re.compile(
+    r"    for \((\w+) = 0; \1 < (\d+); \1 = \1 \+ 1\)\n"
+    r"      (\S+ ?)\[\1(?:\[\d+:0\])?\] = (\d+)'d0;\n"
+)
+
+
+def with_dirty_memories(texts: dict[str, str], seed: int = 1) -> dict[str, str]:
+    """The chip as it is when power comes up: memories that nobody initialises hold noise.
+
+    Tables keep their contents; what begins as all zeros is a buffer.
+    """
+    noise = random.Random(seed)
+
+    def dirty(match: re.Match[str]) -> str:
+        block = match[0]
+        if any(int(value, 16) for _, value in _ENTRY.findall(block)):
+            return block
+        return _ENTRY.sub(lambda entry: f"{entry[1]}'h{noise.getrandbits(int(entry[1])):x};", block)
+
+    def unrolled(match: re.Match[str]) -> str:
+        _, depth, memory, width = match.groups()
+        return "".join(f"    {memory}[{i}] = {width}'h0;\n" for i in range(int(depth)))
+
+    return {
+        name: _INITIAL.sub(dirty, _LOOP.sub(unrolled, text)) for name, text in sorted(texts.items())
+    }
 
 
 # Inputs that reach the chip through a register: logic that hangs on an input directly is evaluated
@@ -107,6 +140,7 @@ def build(
     step: Callable[[str], None] = lambda text: None,
     *,
     taps: bool = False,
+    dirty: bool = False,
 ) -> ctypes.CDLL:
     """The chip's simulator.
 
@@ -117,6 +151,8 @@ def build(
         Told what happens next, for a progress display.
     taps : bool
         Of the chip that shows every operation's output.
+    dirty : bool
+        Of the chip whose memories begin with noise.
 
     Raises
     ------
@@ -125,6 +161,8 @@ def build(
     """
     step("generate Verilog")
     texts = chip_verilog(hardware, taps)
+    if dirty:
+        texts = with_dirty_memories(texts)
     array, port = hardware.array, hardware.memory.port_bits
     macros = {
         "TL_COLUMNS": array.columns,
@@ -141,7 +179,7 @@ def build(
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
     texts = texts | {"bench_top": _bench_top(hardware, taps)}
     model = _digest(*texts.values(), *_VERILATE, *VERILATOR_FLAGS, *_SPEED, *_MAKE)
-    folder = build_root() / "simulator" / f"{hardware.name}{_TAPS * taps}-{model}"
+    folder = build_root() / "simulator" / f"{hardware.name}{_TAPS * taps}{_DIRTY * dirty}-{model}"
     objects, done = folder / "obj", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
     library = folder / f"libchip-{_digest(*sources, defines)}.so"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.models_for_tests import KINDS, random_model
 from tokenloom.compiler.errors import TokenloomError
+from tokenloom.compiler.models import resolve
 from tokenloom.compiler.quantise import quantise
 from tokenloom.hw.config import load
 from tokenloom.sim import chip_device
@@ -113,6 +114,13 @@ SHAPES = {
 def test_shapes(name, tied, device):
     model = quantise(random_model(**{**SHAPES[name], "tied": tied}, seed=len(name)))
     check(device(model), prompt_for(model, 3), 4)
+
+
+def test_the_shipped_model(device):
+    """Trained weights; with TOKENLOOM_DEEP=1 over several pages."""
+    source = resolve("tiny")
+    model = quantise(source.checkpoint(), positions=HARDWARE.maxima.positions)
+    check(device(model), source.text().encode("Once upon a time"), 256 if DEEP else 48)
 
 
 @pytest.mark.parametrize("kind", KINDS)

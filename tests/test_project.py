@@ -1,5 +1,6 @@
 """The project itself: make targets, packages, and what may lie in the tree."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from tokenloom.hw.config import load, presets
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = "setup run test generate sim lint bench verify clean help".split()
+TARGETS = "setup run test generate sim lint bench estimate verify clean help".split()
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,23 @@ def test_every_target_but_help_and_clean_sets_up_first():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(TARGETS) - {"help", "clean", "verify"}:
         assert re.search(rf"^{target}: \$\(STAMP\)", makefile, re.MULTILINE), target
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("arguments", "named"), [([], None), (["MODEL=smollm2"], "smollm2"), (["MODEL=tiny"], "tiny")]
+)
+def test_only_a_model_that_was_asked_for_is_named(arguments, named):
+    """The default model may be replaced by the shipped one, one that was asked for may not."""
+    environment = {key: value for key, value in os.environ.items() if key != "MODEL"}
+    # As if .venv were up to date: otherwise make would first print how it sets it up.
+    command = ["make", "-n", "--assume-old=.venv/.stamp", "run", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, check=True, text=True, env=environment
+    )
+    assert "tokenloom run" in done.stdout
+    found = re.findall(r"--model (\S+)", done.stdout)
+    assert found == ([] if named is None else [f'"{named}"'])
 
 
 def test_every_package_is_installed():

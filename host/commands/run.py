@@ -38,6 +38,7 @@ def run(
     memory_seed: int = 1,
     device: str = "verilator",
     check: bool = False,
+    fallback: str | None = None,
     emit: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Generate an answer.
@@ -59,6 +60,8 @@ def run(
         Of everything about the memory that is left to chance.
     check : bool
         Compare every logit and token with the golden model.
+    fallback : str, optional
+        Model to take when `model` cannot be fetched.
     emit : callable
         Gets the text as it comes.
 
@@ -84,7 +87,7 @@ def run(
         with_operation,
     )
 
-    ready = prepare(model, board, overrides)
+    ready = prepare(model, board, overrides, fallback=fallback)
     ids = prompt_ids(ready.text, prompt, raw=raw)
     if not ids:
         raise TokenloomError("--prompt has no tokens; allowed is a text of at least one")

@@ -122,5 +122,7 @@ def test_reference_prompts(name: str) -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(ModelError, match="allowed are smollm2, stories260K, tinystories-656k"):
+    with pytest.raises(
+        ModelError, match="allowed are smollm2, tiny, stories260K, tinystories-656k"
+    ):
         resolve("no-such-model")

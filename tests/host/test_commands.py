@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,41 @@ def test_run_errors(monkeypatch, capsys, model, args, text):
 def test_run_names_a_missing_model(monkeypatch, capsys, tmp_path):
     line = failed(monkeypatch, capsys, "run", "--model", tmp_path / "no.gguf", "--prompt", "a")
     assert "no.gguf" in line
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """pip as it fails without a network, and nothing fetched before."""
+
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, 1, stdout="", stderr="ERROR: no network\n")
+
+    monkeypatch.setenv("TOKENLOOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tokenloom.compiler.models.subprocess.run", run)
+
+
+STORY = ["--board", "mini", "--device", "golden", "--prompt", "Once upon a time"]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_run_without_a_model_falls_back(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "run.json"
+    args = [*STORY, "--max-tokens", 3, "--check", "--json", file]
+    assert call(monkeypatch, "run", *args) == 0
+    out, err = capsys.readouterr()
+    assert "no network. Taking the model 'tiny' that ships with tokenloom instead" in err
+    result = json.loads(file.read_text())
+    assert (result["model"], result["golden_match"]) == ("tiny", True)
+    assert out == result["text"] + "\n"
+    assert call(monkeypatch, "run", "--model", "tiny", *args) == 0
+    assert json.loads(file.read_text())["tokens"] == result["tokens"]
+    assert "instead" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_network")
+def test_run_with_a_model_does_not_fall_back(monkeypatch, capsys):
+    line = failed(monkeypatch, capsys, "run", "--model", "smollm2", *STORY)
+    assert "pip could not fetch" in line and "no network" in line
 
 
 @pytest.mark.parametrize("args", [["--device", "fpga"], ["--max-tokens", "0"], []])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from tokenloom.compiler.errors import ConfigError
 from tokenloom.hw import config
 from tokenloom.hw.config import HardwareConfig, load
+from tokenloom.hw.isa import DONE_BITS, OPERAND_BITS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def changed(name="mini", **sections):
@@ -28,6 +32,52 @@ def test_presets_load_and_waste_nothing(name):
 
 def test_presets_are_there():
     assert {"mini", "sim"} <= set(config.presets())
+
+
+BOARDS = [name for name in config.presets() if load(name).board.part]
+
+
+def test_boards():
+    assert BOARDS == ["u280", "u55c", "ulx3s", "vck5000"]
+    board = load("u280").board
+    assert board.bandwidth_gbs == 460
+    assert board.bandwidth_gbs * board.memory.ceiling == pytest.approx(425, abs=0.1)
+    assert board.memory.bytes == 8 * 2**30
+    assert board.resources.block_ram_kbit == 2016 * 36
+    assert board.resources.ultra_ram_kbit == 960 * 288
+    assert board.resources.dsps - board.resources.shell_dsps == 8304
+    assert load("u55c").board.memory.bytes == 16 * 2**30
+    board = load("vck5000").board
+    assert board.bandwidth_gbs == pytest.approx(76.8)
+    assert board.memory.bytes == 12 * 2**30
+    assert load("ulx3s").board.resources.block_ram_kbit == 208 * 18
+    assert load("sim").board.bandwidth_gbs == pytest.approx(16 * 64 * 0.3)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_board_has_what_its_chip_asks_for(name):
+    hardware = load(name)
+    have = hardware.board.resources
+    buffers = hardware.array.columns * hardware.memory.buffer_words * hardware.memory.port_bits
+    assert buffers / 1024 <= (have.ultra_ram_kbit or have.block_ram_kbit) / 2
+    array = hardware.array
+    assert array.columns * array.lanes * array.rows <= have.dsps - have.shell_dsps
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_boards_are_documented(name):
+    text = (ROOT / "docs" / "boards.md").read_text(encoding="utf-8")
+    board = load(name).board
+    for figure in (f"`{name}`", board.name.split(" 85F")[0], board.part, board.platform):
+        assert figure in text
+    if name != "vck5000":  # about as many
+        assert f"{board.resources.luts:,}" in text
+    assert f"{board.resources.dsps:,} {board.resources.dsp_kind}" in text
+    assert f"{board.memory.channel_gbs:g}" in text
+
+
+def test_an_override_reaches_a_section_that_the_file_leaves_out():
+    assert load("mini", ["board.resources.luts=7"]).board.resources.luts == 7
 
 
 def test_derived():
@@ -57,9 +107,10 @@ def test_frozen():
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
-        ("array.columns=0", "power of two up to 256"),
-        ("array.columns=512", "power of two up to 256"),
-        ("array.columns=3", "power of two up to 256"),
+        ("array.columns=1", "power of two from 2 to 256"),
+        ("array.columns=0", "power of two from 2 to 256"),
+        ("array.columns=512", "power of two from 2 to 256"),
+        ("array.columns=3", "power of two from 2 to 256"),
         ("array.lanes=48", "32, because"),
         ("array.lanes=64", "32, because"),
         ("array.lanes=128", "32, because"),
@@ -84,6 +135,16 @@ def test_frozen():
         ("maxima.layers=0", "1 or more"),
         ("norm_lanes=12", "8, 16 or 32"),
         ("board.clock_mhz=0", "above 0"),
+        ("board.memory.channels=0", "above 0"),
+        ("board.memory.channel_gbs=inf", "above 0"),
+        ("board.memory.channel_mib=0", "above 0"),
+        ("board.memory.ceiling=0", "share of the peak"),
+        ("board.memory.ceiling=1.01", "share of the peak"),
+        ("board.part=X", "1 or more, because board.part is 'X'"),
+        ("board.resources.luts=-1", "0 or more"),
+        ("board.resources.ultra_ram_kbit=-1", "0 or more"),
+        ("board.resources.shell_dsps=1", "0 to board.resources.dsps = 0"),
+        ("board.resources.slrs=0", "1 or more"),
     ],
 )
 def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
@@ -120,14 +181,19 @@ def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
             65536,
         ),
         (
-            ["maxima.ffn=32736", "maxima.layers=1"],
+            ["maxima.ffn=32736", "maxima.width=32736", "maxima.layers=1", "norm_lanes=32"],
             "maxima.ffn and the other maxima in operand blocks",
-            1024,
+            2**OPERAND_BITS,
         ),
         (
-            ["maxima.layers=255", "maxima.kv_heads=8", "maxima.head_size=34"],
+            [
+                "maxima.layers=255",
+                "maxima.heads=32",
+                "maxima.kv_heads=32",
+                "maxima.head_size=34",
+            ],
             "maxima.layers in operations of the array",
-            4095,
+            2**DONE_BITS - 1,
         ),
     ],
 )
@@ -184,6 +250,10 @@ def test_overrides():
         ("array=4", r"array has to be a section, not 4"),
         ("board.clock_mhz=fast", r"has to be a number, not 'fast'"),
         ("name=4", r"has to be a text, not 4"),
+        ("board.name=4", r"has to be a text, not 4"),
+        ("board.memory.channel=4", r"unknown key board\.memory\.channel \(did you mean channels"),
+        ("board.memory.channels=2.5", r"has to be a whole number, not 2\.5"),
+        ("board.resources.lut=4", r"unknown key board\.resources\.lut \(did you mean luts\?\)"),
     ],
 )
 def test_wrong_overrides(override, message):

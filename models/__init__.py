@@ -1,0 +1,1 @@
+"""Models that ship with the project, each a folder in Hugging Face layout."""
