@@ -275,3 +275,16 @@ def recover(chip, prompt, want):
     except MemoryFault:
         got = play(chip, prompt, 4)
     assert_same(got, want)
+
+
+def test_another_model_after_a_request_that_was_left(device):
+    """A reset with reads outstanding: memory and checkers begin anew, too."""
+    small, smallest = (quantise(random_model(**shape)) for shape in (SMALL, SMALLEST))
+    prompt = prompt_for(smallest, 3)
+    want = play(device(smallest), prompt, 4)
+    chip = device(small, "hbm2")
+    run = chip.generate(prompt_for(small, 4), 20)
+    for _ in range(3):
+        next(run)
+    chip.replace(smallest)
+    assert_same(play(chip, prompt, 4), want)
