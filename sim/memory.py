@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.hw.axi import BURST_BEATS, BURST_BYTES
+from tokenloom.hw.config import load
 from tokenloom.sim.toolchain import build_root
 
 __all__ = [
@@ -136,14 +137,14 @@ class MemoryProfile:
         return (ctypes.c_int64 * len(names))(*(values[name] for name in names))
 
 
-# HBM2: one pseudo-channel of the U280 and U55C: 14.375 GB/s, of which 92.4 % (425 of 460 GB/s) can
-# be had; row of 1 KB, 16 banks and the row times as in JESD235 (4 Gb per channel: 260 ns of refresh
-# every 3.9 us). The latencies are those that others measured at the AXI port: 107 ns for an open
-# row, 122 for a closed and 138 for another one (Shuhai, FCCM 2020).
+# One pseudo-channel of the U280 and U55C; peak and the part that can be had are the board's. Rows
+# of 1 KB, 16 banks and row times as in JESD235 (4 Gb per channel: 260 ns of refresh every 3.9 us).
+# The latencies are those that others measured at the AXI port: 107 ns for an open row, 122 for a
+# closed and 138 for another one (Shuhai, FCCM 2020). Jitter, tail and unreadiness are assumptions.
 _HBM2 = MemoryProfile(
     name="hbm2",
-    bytes_per_ns=14.375,
-    reachable=0.924,
+    bytes_per_ns=None,
+    reachable=1.0,
     latency=107.0,
     write_latency=60.0,
     jitter=20.0,
@@ -161,13 +162,13 @@ _HBM2 = MemoryProfile(
     writes=32,
     busy=0.1,
 )
-# DDR4 of the VCK5000: 76.8 GB/s for kernels over three channels; 8 Gb chips refresh 350 ns in every
-# 7.8 us. A read through the network on chip takes about 150 ns more than the 73 ns of the memory.
+# A DDR4 channel of the VCK5000, all of it for one column; 8 Gb chips refresh 350 ns in every
+# 7.8 us, which is all that is known to be lost of the peak. A read through the network on chip is
+# assumed to take about 150 ns more than the 73 ns of the memory.
 _DDR4 = dataclasses.replace(
     _HBM2,
     name="ddr4",
-    bytes_per_ns=25.6,
-    reachable=0.9,
+    reachable=1 - 350 / 7800,
     latency=220.0,
     write_latency=120.0,
     jitter=60.0,
@@ -184,8 +185,6 @@ _DDR4 = dataclasses.replace(
 _ONCHIP = dataclasses.replace(
     _HBM2,
     name="onchip",
-    bytes_per_ns=None,
-    reachable=1.0,
     latency=25.0,
     write_latency=12.5,
     jitter=0.0,
@@ -201,6 +200,8 @@ _ONCHIP = dataclasses.replace(
     busy=0.0,
 )
 _PROFILES = {profile.name: profile for profile in (_HBM2, _DDR4, _ONCHIP)}
+# The preset of the board whose memory a profile is; block RAM gives what its port takes.
+_BOARDS = {"hbm2": "u280", "ddr4": "vck5000"}
 
 MEMORIES = (IDEAL, *_PROFILES)
 """Names of the memories that a simulated board can have."""
@@ -218,7 +219,17 @@ def memory_profile(name: str) -> MemoryProfile | None:
         raise TokenloomError(
             f"--memory {name}: there is no such memory model; allowed are {', '.join(MEMORIES)}"
         )
-    return _PROFILES.get(name)
+    if name == IDEAL:
+        return None
+    profile = _PROFILES[name]
+    if name in _BOARDS:
+        board = load(_BOARDS[name]).board.memory
+        profile = dataclasses.replace(
+            profile,
+            bytes_per_ns=board.channel_gbs,
+            reachable=min(profile.reachable, board.ceiling),
+        )
+    return profile
 
 
 def model_sources() -> list[Path]:
