@@ -27,6 +27,7 @@ constexpr int C = TL_COLUMNS;
 constexpr int R = TL_ROWS;
 constexpr int WORD = TL_PORT_BYTES;
 constexpr int LANES = WORD / 4;
+static_assert(C <= 32, "two bits per channel, as of responses, are kept in 64");
 
 // A packed port is an integer or a VlWide; both as 32-bit words.
 template <typename T>
