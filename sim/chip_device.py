@@ -250,7 +250,18 @@ class ChipDevice:
         self._library.tl_hold(self._chip, mode, ctypes.c_uint64(argument))
 
     def fail_at(self, channel: int, address: int, times: int = -1) -> None:
-        """Answer bursts with that byte of a channel with an error, so often (-1: always)."""
+        """Answer bursts with that byte of a channel with an error, so often (-1: always).
+
+        Raises
+        ------
+        TokenloomError
+            When the memory is ideal, or there is no such channel.
+        """
+        if self._profile is None:
+            raise TokenloomError("the ideal memory has no errors; allowed is a memory with a model")
+        columns = self.hardware.array.columns
+        if not 0 <= channel < columns:
+            raise TokenloomError(f"channel is {channel}; allowed: 0 to {columns - 1}")
         self._library.tl_error(self._chip, channel, ctypes.c_int64(address), ctypes.c_int64(times))
 
     def memory_counters(self) -> list[Counters]:

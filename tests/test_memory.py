@@ -268,6 +268,14 @@ def test_one_place_fails(number, device):
         recover(chip, prompt, want)
 
 
+def test_errors_need_a_model_and_a_channel(device):
+    model = quantise(random_model(**SMALLEST))
+    with pytest.raises(TokenloomError, match="the ideal memory has no errors"):
+        device(model).fail_at(0, 0)
+    with pytest.raises(TokenloomError, match="channel is 2; allowed: 0 to 1"):
+        device(model, "hbm2").fail_at(2, 0)
+
+
 def recover(chip, prompt, want):
     """A fault met while prefetching belongs to the next request; then all is well."""
     try:
