@@ -121,7 +121,14 @@ def eval_command(
     default="ideal",
     show_default=True,
     metavar="NAME",
-    help="Memory of the simulated board; only 'ideal' exists.",
+    help="Memory of the simulated board: ideal, hbm2, ddr4 or onchip.",
+)
+@click.option(
+    "--memory-seed",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Of everything about the memory that is left to chance.",
 )
 @click.option(
     "--device",
@@ -146,6 +153,7 @@ def run_command(
     ignore_eos: bool,
     max_tokens: int,
     memory: str,
+    memory_seed: int,
     device: str,
     check: bool,
 ) -> None:
@@ -173,6 +181,7 @@ def run_command(
         raw=raw,
         ignore_eos=ignore_eos,
         memory=memory,
+        memory_seed=memory_seed,
         device=device,
         check=check,
         fallback=fallback,

@@ -65,7 +65,12 @@ DEVICES = ("verilator", "golden")
 
 
 def open_device(
-    name: str, model: QuantModel, hardware: HardwareConfig, step: Step = _no_step
+    name: str,
+    model: QuantModel,
+    hardware: HardwareConfig,
+    step: Step = _no_step,
+    memory: str = "ideal",
+    memory_seed: int = 1,
 ) -> Device:
     """Make a device and load the model into it.
 
@@ -77,6 +82,8 @@ def open_device(
     hardware : HardwareConfig
     step : callable
         Told what happens next.
+    memory, memory_seed
+        As for `ChipDevice`; the golden model has none.
 
     Raises
     ------
@@ -86,7 +93,7 @@ def open_device(
     if name == "verilator":
         from tokenloom.sim.chip_device import ChipDevice
 
-        return ChipDevice(model, hardware, step)
+        return ChipDevice(model, hardware, step, memory, memory_seed)
     if name == "golden":
         from tokenloom.host.golden_device import GoldenDevice
 

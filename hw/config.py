@@ -68,6 +68,8 @@ class MemoryConfig:
     """KV pages in total."""
     slots: int
     """Sequences whose KV the chip holds at the same time."""
+    retries: int
+    """Further attempts after a memory's error response, before the request is given up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,17 @@ from tokenloom.hw.isa import Unit
 from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.taps import tap_words
+from tokenloom.sim.memory import (
+    IDEAL,
+    Counters,
+    MemoryProfile,
+    broken_rule,
+    memory_profile,
+)
 from tokenloom.sim.request import check_request
 from tokenloom.sim.simulator import build
 
-__all__ = ["ChipDevice", "Event", "Hold", "PassRecord"]
+__all__ = ["ChipDevice", "Event", "Hold", "MemoryFault", "PassRecord"]
 
 _PASS = np.dtype(
     [(name, "<i4") for name in ("rows", "pos", "sample", "pad")]
@@ -44,6 +51,24 @@ _EVENT = np.dtype(
 )
 # Cycles without a token after which a run counts as hung.
 _PATIENCE = 200_000_000
+
+
+class MemoryFault(TokenloomError):
+    """A burst got an error response in every attempt; the request it belonged to has ended.
+
+    Attributes
+    ----------
+    channel, address : int
+        Where: the byte address of the burst in its channel.
+    write : bool
+    """
+
+    def __init__(self, *, channel: int, address: int, write: bool, attempts: int) -> None:
+        super().__init__(
+            f"memory error: a {'write to' if write else 'read of'} channel {channel}, address "
+            f"{address:#x}, failed in each of {attempts} attempts; the request has ended"
+        )
+        self.channel, self.address, self.write = channel, address, write
 
 
 class Hold:
@@ -98,7 +123,7 @@ class Event:
 
 
 class ChipDevice:
-    """A simulated board with one chip and an ideal memory.
+    """A simulated board with one chip and a memory.
 
     Parameters
     ----------
@@ -106,6 +131,10 @@ class ChipDevice:
     hardware : HardwareConfig
     step : callable
         Told what happens next.
+    memory : str or MemoryProfile
+        One of `MEMORIES`, or a profile of one's own.
+    memory_seed : int
+        Of everything about it that is left to chance.
     taps : bool
         Simulate the chip that shows every operation's output.
     dirty : bool
@@ -125,10 +154,14 @@ class ChipDevice:
         model: QuantModel,
         hardware: HardwareConfig,
         step: Callable[[str], None] = lambda text: None,
+        memory: str | MemoryProfile = IDEAL,
+        memory_seed: int = 1,
         *,
         taps: bool = False,
         dirty: bool = False,
     ) -> None:
+        self._profile = memory_profile(memory) if isinstance(memory, str) else memory
+        self._memory_seed = memory_seed
         self.hardware, self._dirty = hardware, dirty
         step("lay out the weights")
         self._lay_out(model)
@@ -169,6 +202,12 @@ class ChipDevice:
                 ctypes.c_uint64(len(data)),
                 ctypes.c_uint64(size),
             )
+        if self._profile is not None:
+            timing = self._profile.timing(
+                clock_mhz=self.hardware.board.clock_mhz,
+                beat_bytes=self.hardware.memory.port_bits // 8,
+            )
+            self._library.tl_model(self._chip, timing, ctypes.c_uint64(self._memory_seed))
 
     def close(self) -> None:
         """Free the simulator."""
@@ -210,6 +249,29 @@ class ChipDevice:
         """Inject stalls: `Hold.EVERY` after each belt cycle, RANDOM (seed), AT one belt cycle."""
         self._library.tl_hold(self._chip, mode, ctypes.c_uint64(argument))
 
+    def fail_at(self, channel: int, address: int, times: int = -1) -> None:
+        """Answer bursts with that byte of a channel with an error, so often (-1: always).
+
+        Raises
+        ------
+        TokenloomError
+            When the memory is ideal, or there is no such channel.
+        """
+        if self._profile is None:
+            raise TokenloomError("the ideal memory has no errors; allowed is a memory with a model")
+        columns = self.hardware.array.columns
+        if not 0 <= channel < columns:
+            raise TokenloomError(f"channel is {channel}; allowed: 0 to {columns - 1}")
+        self._library.tl_error(self._chip, channel, ctypes.c_int64(address), ctypes.c_int64(times))
+
+    def memory_counters(self) -> list[Counters]:
+        """What each channel's memory has done; all zero for the ideal memory."""
+        result = []
+        for channel in range(self.hardware.array.columns):
+            result.append(Counters())
+            self._library.tl_counters(self._chip, channel, ctypes.byref(result[-1]))
+        return result
+
     def generate(
         self, prompt: Sequence[int], new: int, eos: Sequence[int] = (), slot: int = 0
     ) -> Iterator[PassRecord]:
@@ -220,7 +282,8 @@ class ChipDevice:
         Raises
         ------
         TokenloomError
-            When the prompt is empty or too long, or the chip hangs or finds no KV page.
+            When the prompt is empty or too long, the chip hangs, finds no KV page or gives up on
+            a memory error, or a rule of the memory's protocol is broken.
         """
         check_request(self.model, prompt, new)
         slots = self.hardware.memory.slots
@@ -237,8 +300,11 @@ class ChipDevice:
                 status = self._library.tl_run(
                     self._chip, ctypes.c_int64(_PATIENCE), ctypes.byref(token)
                 )
-                answers = status not in (4, 5)
+                answers = status not in (4, 5, 6)
+                if status == 6:
+                    raise TokenloomError(self._broken_rule())
                 if status == 3:
+                    self._raise_memory_error()
                     raise TokenloomError(
                         "the chip ended the request: no free KV page, or its context is full"
                     )
@@ -253,6 +319,27 @@ class ChipDevice:
             # Whoever leaves early must not hand the rest of this request to the next one.
             if answers:
                 self._library.tl_finish(self._chip, ctypes.c_int64(_PATIENCE))
+
+    def _raise_memory_error(self) -> None:
+        address, write = ctypes.c_uint64(), ctypes.c_int()
+        channel = self._library.tl_fault(self._chip, ctypes.byref(address), ctypes.byref(write))
+        if channel >= 0:
+            raise MemoryFault(
+                channel=channel,
+                address=address.value,
+                write=bool(write.value),
+                attempts=self.hardware.memory.retries + 1,
+            )
+
+    def _broken_rule(self) -> str:
+        rule, text = ctypes.c_char_p(), ctypes.c_char_p()
+        cycle, address = ctypes.c_int64(), ctypes.c_uint64()
+        found = (rule, text, cycle, address)
+        channel = self._library.tl_broken(self._chip, *(ctypes.byref(value) for value in found))
+        return broken_rule(
+            (rule.value or b"").decode(), (text.value or b"").decode(), f"channel {channel}",
+            cycle.value, address.value,
+        )  # fmt: skip
 
     def _record(self, token: int | None) -> PassRecord:
         count = self._library.tl_passes(self._chip, None)

@@ -10,19 +10,18 @@ from rich.table import Table
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
+from tokenloom.sim.memory import IDEAL, memory_profile
 
-__all__ = ["MEMORIES", "check_memory", "run"]
-
-MEMORIES = ("ideal",)
-"""Memory models that the simulated board has."""
+__all__ = ["check_memory", "run"]
 
 
-def check_memory(name: str) -> None:
-    """Raise TokenloomError for a memory that does not exist."""
-    if name not in MEMORIES:
+def check_memory(name: str, device: str) -> None:
+    """Raise TokenloomError for a memory that does not exist, or that the device does not have."""
+    memory_profile(name)
+    if name != IDEAL and device == "golden":
         raise TokenloomError(
-            f"--memory {name}: there is no such memory model; allowed is only 'ideal', which "
-            "answers every read in the next cycle"
+            f"--memory {name}: the golden device has no memory to simulate; allowed is only "
+            f"'{IDEAL}'"
         )
 
 
@@ -35,7 +34,8 @@ def run(
     max_tokens: int,
     raw: bool = False,
     ignore_eos: bool = False,
-    memory: str = "ideal",
+    memory: str = IDEAL,
+    memory_seed: int = 1,
     device: str = "verilator",
     check: bool = False,
     fallback: str | None = None,
@@ -56,6 +56,8 @@ def run(
         Go on behind an end-of-text token.
     memory, device : str
         Names.
+    memory_seed : int
+        Of everything about the memory that is left to chance.
     check : bool
         Compare every logit and token with the golden model.
     fallback : str, optional
@@ -73,7 +75,7 @@ def run(
     TokenloomError
         If something of the input is unusable.
     """
-    check_memory(memory)
+    check_memory(memory, device)
     from tokenloom.host.device import open_device
     from tokenloom.host.prepare import prepare, prompt_ids
     from tokenloom.host.session import (
@@ -98,7 +100,9 @@ def run(
         )
     quantised = ready.quantise()
     with progress.steps() as step:
-        chip = open_device(device, quantised, ready.hardware, step)
+        chip = open_device(
+            device, quantised, ready.hardware, step, memory=memory, memory_seed=memory_seed
+        )
     try:
         schedule = predictor(chip)
         played: list[Played] = []
@@ -160,6 +164,7 @@ def run(
         "board": ready.hardware.name,
         "device": chip.name,
         "memory": memory,
+        "memory_seed": memory_seed,
         "prompt_tokens": ids,
         "tokens": tokens,
         "text": "".join(pieces),

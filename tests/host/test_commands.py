@@ -184,7 +184,8 @@ def test_run_reports_the_first_difference(monkeypatch, capsys, tmp_path, model):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["--memory", "ddr4"], "--memory ddr4: there is no such memory model; allowed is only"),
+        (["--memory", "hbm3"], "no such memory model; allowed are ideal, hbm2, ddr4, onchip"),
+        (["--memory", "ddr4"], "--memory ddr4: the golden device has no memory to simulate"),
         (["--max-tokens", "100"], "--max-tokens 100: the prompt has 16 tokens and the context"),
         (["--prompt", "", "--raw"], "--prompt has no tokens"),
         (["-P", "array.colums=2"], "unknown key array.colums"),
