@@ -14,6 +14,7 @@
 namespace {
 
 constexpr int C = TL_COLUMNS;
+static_assert(C <= 64, "the simulator drives at most 64 channels");
 constexpr int R = TL_ROWS;
 constexpr int WORD = TL_PORT_BYTES;
 constexpr int LANES = WORD / 4;
@@ -75,20 +76,23 @@ struct Chip {
 
     Chip() {
         reset();
-        top.ar_ready = (1ull << C) - 1;
-        top.w_ready = (1ull << C) - 1;
+        top.ar_ready = ~0ull >> (64 - C);
+        top.w_ready = ~0ull >> (64 - C);
     }
 
-    // The chip's memories keep what they hold.
+    // The chip's memories keep what they hold. Requests and answers under way end before the reset
+    // does: an acknowledgement afterwards would be one of a write that the chip no longer knows.
     void reset() {
+        for (auto& queue : reads) queue.clear();
+        std::memset(answering, 0, sizeof answering);
+        prompt.clear();
+        prompt_at = 0;
+        top.r_valid = top.b_valid = 0;
+        top.req_valid = top.prompt_valid = top.hold = 0;
         top.rst = 1;
         for (int i = 0; i < 4; i++) edge();
         top.rst = 0;
         for (int i = 0; i < 2; i++) edge();
-        for (auto& queue : reads) queue.clear();
-        std::memset(answering, 0, sizeof answering);
-        top.r_valid = 0;
-        top.b_valid = 0;
         in_pass = started = held = false;
         fault = 0;
     }
