@@ -11,7 +11,7 @@ from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS, EDGE, Core
 from tokenloom.hw.isa import TAPE_OP, Unit
 from tokenloom.hw.kv_manager import KvManager
-from tokenloom.hw.kv_writer import KvWriter
+from tokenloom.hw.kv_writer import WRITE_ADDRESS_BITS, KvWriter
 from tokenloom.hw.pass_control import EOS_IDS, PassControl
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.row_reader import RowReader
@@ -88,7 +88,7 @@ class Chip(Block):
                 "r_data": In(port * c),
                 "w_valid": Out(c),
                 "w_ready": In(c),
-                "w_addr": Out(32 * c),
+                "w_addr": Out(WRITE_ADDRESS_BITS * c),
                 "w_data": Out(port * c),
                 "w_strobe": Out(port // 8 * c),
                 "b_valid": In(c),
