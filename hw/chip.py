@@ -12,7 +12,7 @@ from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS, EDGE, Core
 from tokenloom.hw.isa import TAPE_OP, Unit
 from tokenloom.hw.kv_manager import KvManager
-from tokenloom.hw.kv_writer import KvWriter
+from tokenloom.hw.kv_writer import WRITE_ADDRESS_BITS, KvWriter
 from tokenloom.hw.pass_control import EOS_IDS, PassControl
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.row_reader import RowReader
@@ -102,7 +102,7 @@ class Chip(Block):
                 "aw_valid": Out(c),
                 "aw_ready": In(c),
                 "aw_id": Out(ID_BITS * c),
-                "aw_addr": Out(32 * c),
+                "aw_addr": Out(WRITE_ADDRESS_BITS * c),
                 "aw_len": Out(4 * c),
                 "aw_size": Out(3 * c),
                 "aw_burst": Out(2 * c),

@@ -24,6 +24,7 @@ using namespace tokenloom;
 namespace {
 
 constexpr int C = TL_COLUMNS;
+static_assert(C <= 64, "the simulator drives at most 64 channels");
 constexpr int R = TL_ROWS;
 constexpr int WORD = TL_PORT_BYTES;
 constexpr int LANES = WORD / 4;
@@ -98,8 +99,15 @@ struct Chip {
         reset();
     }
 
-    // The chip's memories keep what they hold; behind its channels lies the ideal one.
+    // The chip's memories keep what they hold; behind its channels lies the ideal one. Requests and
+    // answers under way end before the reset does: an acknowledgement afterwards would be one of a
+    // write that the chip no longer knows.
     void reset() {
+        for (auto& queue : reads) queue.clear();
+        std::memset(answering, 0, sizeof answering);
+        prompt.clear();
+        prompt_at = 0;
+        top.req_valid = top.prompt_valid = top.hold = 0;
         top.rst = 1;
         top.r_valid = top.b_valid = 0;
         top.r_resp = top.b_resp = 0;
@@ -114,8 +122,7 @@ struct Chip {
         }
         top.rst = 0;
         for (int i = 0; i < 2; i++) edge();
-        for (auto& queue : reads) queue.clear();
-        top.ar_ready = top.aw_ready = top.w_ready = (1ull << C) - 1;
+        top.ar_ready = top.aw_ready = top.w_ready = ~0ull >> (64 - C);
         in_pass = started = held = false;
         fault = 0;
     }
