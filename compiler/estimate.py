@@ -37,6 +37,7 @@ __all__ = [
     "estimate",
     "kv_bytes_per_token",
     "pass_time",
+    "pass_words",
     "weightless",
     "weights_per_token",
 ]
@@ -234,18 +235,24 @@ def weightless(shape: ModelShape, code_bits: int, positions: int) -> QuantModel:
     )
 
 
-def pass_time(
-    hardware: HardwareConfig, image: MemoryImage, schedule: Schedule, *, length: int, sample: bool
-) -> PassTime:
-    """Time of a pass that ends at `length` tokens, by each of its limits.
+def pass_words(hardware: HardwareConfig, image: MemoryImage, *, length: int, sample: bool) -> float:
+    """Port words that a pass which ends at `length` tokens reads from each channel.
 
     The tapes lie one behind the other from word 0 on, the head's last, the embedding behind it; of
     the KV pages a pass reads the share that is filled.
     """
-    word = hardware.memory.port_bits // 8
     head = max(image.segments)  # (layers, "head")
     tape = image.embedding_base if sample else image.segments[head].address
-    words = tape + image.kv.page_stride / word * length / image.kv.page_tokens
+    page = image.kv.page_stride / (hardware.memory.port_bits // 8)
+    return tape + page * length / image.kv.page_tokens
+
+
+def pass_time(
+    hardware: HardwareConfig, image: MemoryImage, schedule: Schedule, *, length: int, sample: bool
+) -> PassTime:
+    """Time of a pass that ends at `length` tokens, by each of its limits."""
+    word = hardware.memory.port_bits // 8
+    words = pass_words(hardware, image, length=length, sample=sample)
     clock = hardware.board.clock_mhz * 1e6
     return PassTime(
         belt=schedule.cycles / clock,

@@ -103,6 +103,20 @@ class Text:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return [self._bos, *ids] if bos and self._bos is not None else ids
 
+    def unknown(self, text: str) -> list[str]:
+        """Characters of a text that have no token, in their order, each once.
+
+        Such a one becomes the unknown token if the tokenizer has one, and otherwise disappears.
+        """
+        mark = getattr(self._tokenizer.model, "unk_token", None)
+        token = None if mark is None else self._tokenizer.token_to_id(mark)
+
+        def known(character: str) -> bool:
+            ids = self._tokenizer.encode(character, add_special_tokens=False).ids
+            return bool(ids) and token not in ids
+
+        return [character for character in dict.fromkeys(text) if not known(character)]
+
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Return the text of token ids.
 

@@ -1,5 +1,6 @@
 """The command line `tokenloom`; each command's body is a module in `host/commands`."""
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.jsonfile import write_json, write_text
+from tokenloom.host.jsonfile import check_writable, write_bytes, write_json, write_text
 
 __all__ = ["cli", "common_options", "main"]
 
@@ -22,13 +23,24 @@ def _version() -> str:
         return "(not installed)"
 
 
+def _writable(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """A file that can be written, before the work whose result it shall hold."""
+    if path is not None:
+        check_writable(path)
+    return path
+
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command has: --model, --board, -P and --json."""
     for option in (
         click.option(
             "--json",
             "json_file",
-            type=click.Path(dir_okay=False, path_type=Path),
+            type=_FILE,
+            callback=_writable,
             metavar="FILE",
             help="Write the result to FILE.",
         ),
@@ -143,6 +155,13 @@ def eval_command(
     show_default=True,
     help="Compare every logit and token with the golden model afterwards.",
 )
+@click.option(
+    "--plot",
+    type=_FILE,
+    callback=_writable,
+    metavar="FILE",
+    help="Draw a roofline and where the cycles go to FILE, a PNG.",
+)
 def run_command(
     model: str,
     board: str,
@@ -156,17 +175,22 @@ def run_command(
     memory_seed: int,
     device: str,
     check: bool,
+    plot: Path | None,
 ) -> None:
     """Let the generated chip answer a prompt, simulated by Verilator.
 
     Without --model the small model that ships with tokenloom takes the default's place where that
-    cannot be fetched.
+    cannot be fetched. Ctrl-C ends the answer: its figures are printed, and --json gets what there
+    is with "complete": false. Exit code: 0; 1 if --check finds a difference; 2 for an error; 130
+    after Ctrl-C.
     """
     from tokenloom.compiler.models import FALLBACK_MODEL
     from tokenloom.host.commands.run import run, show
 
     chosen = click.get_current_context().get_parameter_source("model")
     fallback = FALLBACK_MODEL if chosen is ParameterSource.DEFAULT else None
+    if plot is not None and device == "golden":
+        raise TokenloomError("--plot draws clock cycles; allowed is only --device verilator")
 
     def emit(text: str) -> None:
         sys.stdout.write(text)
@@ -190,9 +214,15 @@ def run_command(
     show(result)
     if json_file is not None:
         write_json(json_file, result)
+    if plot is not None and result["passes"]:
+        from tokenloom.host.plot import png
+
+        write_bytes(plot, png(result))
     if result["golden_match"] is False:
         click.echo(f"error: {result['difference']}", err=True)
         sys.exit(1)
+    if not result["complete"]:
+        raise KeyboardInterrupt
 
 
 @cli.command("generate")
@@ -238,7 +268,8 @@ def generate_command(
 @click.option(
     "--out",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
+    callback=_writable,
     metavar="FILE",
     help="The trace, for ui.perfetto.dev; a microsecond is a belt cycle.",
 )
@@ -292,14 +323,16 @@ def schedule_command(
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
+    callback=_writable,
     metavar="FILE",
     help="Write the rows to FILE.",
 )
 @click.option(
     "--markdown",
     "markdown_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
+    callback=_writable,
     metavar="FILE",
     help="Write the whole table to FILE; rows without a value never replace one.",
 )
@@ -369,14 +402,16 @@ def bench_command(
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
+    callback=_writable,
     metavar="FILE",
     help="Write the estimates to FILE.",
 )
 @click.option(
     "--markdown",
     "markdown_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
+    callback=_writable,
     metavar="FILE",
     help="Write the table to FILE.",
 )
@@ -401,15 +436,29 @@ def estimate_command(
         write_text(markdown_file, markdown(found, context))
 
 
+def _drop_output() -> None:
+    """Keep the interpreter from writing to stdout at its end what could not be written before."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
-    """Run the command line; an error of the user's becomes one line and exit code 2."""
+    """Run the command line; an error of the user's or the system's becomes one line and code 2."""
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:  # wrong usage
         error.show()
         sys.exit(2)
     except TokenloomError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a reader that went away
+        where = "" if error.filename is None else f"{error.filename}: "
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        _drop_output()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

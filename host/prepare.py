@@ -121,6 +121,31 @@ def prepare(
 
 
 def prompt_ids(text: Text, prompt: str, *, raw: bool = False) -> list[int]:
-    """Token ids of a prompt: as a user's turn if the model has a chat template and not `raw`."""
+    """Token ids of a prompt: as a user's turn if the model has a chat template and not `raw`.
+
+    A line on stderr names characters that the tokenizer has no token for.
+
+    Raises
+    ------
+    TokenloomError
+        If the prompt is no text.
+    """
+    from tokenloom.compiler.errors import TokenloomError
+
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise TokenloomError(
+            f"--prompt: byte {error.start} or one behind it is not UTF-8; allowed is UTF-8 text"
+        ) from error
+    unknown = text.unknown(prompt)
+    if unknown:
+        progress.console().print(
+            "The model's tokenizer has no token for "
+            + ", ".join(repr(character) for character in unknown)
+            + ": the model does not see what stands there.",
+            markup=False,
+            soft_wrap=True,
+        )
     turn = None if raw else text.chat([{"role": "user", "content": prompt}])
     return text.encode(prompt) if turn is None else text.encode(turn, bos=False)

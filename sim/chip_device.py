@@ -51,6 +51,8 @@ _EVENT = np.dtype(
 )
 # Cycles without a token after which a run counts as hung.
 _PATIENCE = 200_000_000
+# Cycles between two looks at Ctrl-C: less than a second of the largest chip.
+_SLICE = 2_000
 
 
 class MemoryFault(TokenloomError):
@@ -170,6 +172,7 @@ class ChipDevice:
         for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits", "tl_taps"):
             getattr(library, name).restype = ctypes.c_int64
         self._library = library
+        self._abandoned = False  # the chip is in the midst of a request that nobody listens to
         step("load the model")
         self._chip = ctypes.c_void_p(library.tl_new())
         self._fill_channels()
@@ -179,6 +182,7 @@ class ChipDevice:
         """Reset the chip and load another model; the chip's memories keep what they held."""
         self._lay_out(model)
         self._library.tl_reset(self._chip)
+        self._abandoned = False
         self._fill_channels()
         self._configure()
 
@@ -289,6 +293,9 @@ class ChipDevice:
         slots = self.hardware.memory.slots
         if not 0 <= slot < slots:
             raise TokenloomError(f"slot is {slot}; allowed: 0 to {slots - 1}")
+        if self._abandoned:  # the rest of that request is not this one's
+            self._sliced(self._library.tl_finish)
+            self._abandoned = False
         tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
         known = tuple(eos)[:EOS_IDS]
         ends = (ctypes.c_uint32 * EOS_IDS)(*known)
@@ -297,9 +304,7 @@ class ChipDevice:
         answers = True
         try:
             while True:
-                status = self._library.tl_run(
-                    self._chip, ctypes.c_int64(_PATIENCE), ctypes.byref(token)
-                )
+                status = self._sliced(self._library.tl_run, ctypes.byref(token))
                 answers = status not in (4, 5, 6)
                 if status == 6:
                     raise TokenloomError(self._broken_rule())
@@ -314,11 +319,19 @@ class ChipDevice:
                     raise TokenloomError("the chip asked for an address outside its memory")
                 yield self._record(int(token.value) if status else None)
                 if status == 2 or (status and token.value in eos):
+                    self._sliced(self._library.tl_finish)
                     return
         finally:
-            # Whoever leaves early must not hand the rest of this request to the next one.
-            if answers:
-                self._library.tl_finish(self._chip, ctypes.c_int64(_PATIENCE))
+            # Whoever leaves early, by Ctrl-C say, shall not wait for the end of the request.
+            self._abandoned = answers
+
+    def _sliced(self, function: Callable[..., int], *arguments: object) -> int:
+        """Play for up to `_PATIENCE` cycles until something happens, and see Ctrl-C meanwhile."""
+        for _ in range(-(-_PATIENCE // _SLICE)):
+            status = function(self._chip, ctypes.c_int64(_SLICE), *arguments)
+            if status != 4:
+                break
+        return status
 
     def _raise_memory_error(self) -> None:
         address, write = ctypes.c_uint64(), ctypes.c_int()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.quantise import QuantModel
 
-__all__ = ["check_request"]
+__all__ = ["check_request", "check_tokens"]
 
 
 def check_request(model: QuantModel, prompt: Sequence[int], new: int) -> None:
@@ -26,10 +26,13 @@ def check_request(model: QuantModel, prompt: Sequence[int], new: int) -> None:
             f"{len(prompt)} prompt tokens and {new} new ones exceed the context of "
             f"{model.positions} tokens"
         )
-    for token in prompt:
-        if not 0 <= token < model.shape.vocab:
-            raise TokenloomError(
-                f"token {token} is none of the model's; allowed: 0 to {model.shape.vocab - 1}"
-            )
+    check_tokens(prompt, model.shape.vocab)
     if new < 1:
         raise TokenloomError(f"{new} new tokens asked for; allowed: 1 and more")
+
+
+def check_tokens(tokens: Sequence[int], vocab: int) -> None:
+    """Raise TokenloomError for a token beyond the vocabulary; a tokenizer may have more tokens."""
+    for token in tokens:
+        if not 0 <= token < vocab:
+            raise TokenloomError(f"token {token} is none of the model's; allowed: 0 to {vocab - 1}")

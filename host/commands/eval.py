@@ -61,6 +61,7 @@ def evaluate(
     from tokenloom.sim.golden import Golden
     from tokenloom.sim.perplexity import perplexity
     from tokenloom.sim.reference import Reference
+    from tokenloom.sim.request import check_tokens
 
     try:
         content = text.read_text(encoding="utf-8")
@@ -80,6 +81,8 @@ def evaluate(
             f"{source.name} on hardware '{hardware.name}'"
         )
     parts = cut(tokenizer, content, tokens=tokens, window=window)
+    for part in parts:
+        check_tokens(part, checkpoint.shape.vocab)
     scored = sum(len(part) - 1 for part in parts)
     if not scored:
         raise TokenloomError(f"{text}: has no two tokens in a row, so there is nothing to score")

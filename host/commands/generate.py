@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +34,20 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
     -------
     dict
         ``model``, ``board``, ``out``, ``files``, ``bytes``, ``modules`` (name -> bytes), and
-        ``hardware``.
+        ``hardware``, ``complete``. The list in the folder has ``complete`` false until all
+        files are there.
 
     Raises
     ------
     TokenloomError
-        If the folder cannot be written, or has Verilog of another origin in it.
+        If the folder cannot be written, has Verilog of another origin in it, or another run
+        writes to it now.
     """
     from tokenloom.host.jsonfile import write_json
     from tokenloom.host.prepare import prepare
     from tokenloom.sim.simulator import chip_verilog, write_verilog
 
-    strangers = _strangers(out)
-    if strangers:
-        raise TokenloomError(
-            f"{out}: has Verilog that tokenloom did not write ({strangers[0]}); give an empty "
-            "folder, since a tool that reads the folder would read both"
-        )
+    _refuse_strangers(out)
     ready = prepare(model, board, overrides)
     with progress.step("generate Verilog"):
         texts = chip_verilog(ready.hardware)
@@ -60,16 +60,45 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
         "bytes": sum(modules.values()),
         "modules": modules,
         "hardware": ready.hardware.to_dict(),
+        "complete": True,
     }
-    try:
+    with _locked(out):
+        _refuse_strangers(out)
         # The list first, with the old names too: an interrupted run's files are known as ours.
         known = {**dict.fromkeys(_listed(out), 0), **modules}
-        write_json(out / _MANIFEST, {**result, "modules": known})
+        write_json(out / _MANIFEST, {**result, "modules": known, "complete": False})
         write_verilog(texts, out)
+        write_json(out / _MANIFEST, result)
+    return result
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder: two chips' files in it would make a third one."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY)
     except OSError as error:
         raise TokenloomError(f"{out}: cannot be written: {error.strerror}") from error
-    write_json(out / _MANIFEST, result)
-    return result
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TokenloomError(
+                f"{out}: another run writes to this folder now; wait for it, or give another folder"
+            ) from error
+        yield
+    finally:
+        os.close(folder)
+
+
+def _refuse_strangers(out: Path) -> None:
+    strangers = _strangers(out)
+    if strangers:
+        raise TokenloomError(
+            f"{out}: has Verilog that tokenloom did not write ({strangers[0]}); give an empty "
+            "folder, since a tool that reads the folder would read both"
+        )
 
 
 def _listed(out: Path) -> list[str]:

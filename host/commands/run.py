@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
 from tokenloom.sim.memory import IDEAL, memory_profile
+
+if TYPE_CHECKING:
+    from tokenloom.host.prepare import Prepared
 
 __all__ = ["check_memory", "run"]
 
@@ -22,6 +25,23 @@ def check_memory(name: str, device: str) -> None:
         raise TokenloomError(
             f"--memory {name}: the golden device has no memory to simulate; allowed is only "
             f"'{IDEAL}'"
+        )
+
+
+def check_room(ready: Prepared, prompt: int, new: int) -> None:
+    """Raise TokenloomError if so many tokens of a prompt, or the new ones behind, are too many."""
+    room = min(ready.hardware.maxima.positions, ready.checkpoint.shape.positions)
+    where = f"the context of {ready.name} on hardware '{ready.hardware.name}'"
+    if prompt > room:
+        raise TokenloomError(
+            f"--prompt has {prompt} tokens, chat template included, and {where} {room}; allowed "
+            f"is a prompt of up to {room}"
+        )
+    # The last new token is not played.
+    if prompt + new - 1 > room:
+        raise TokenloomError(
+            f"--max-tokens {new}: the prompt has {prompt} tokens and {where} {room}; allowed is "
+            f"up to {room - prompt + 1}"
         )
 
 
@@ -68,7 +88,8 @@ def run(
     Returns
     -------
     dict
-        What `--json` writes.
+        What `--json` writes. ``complete`` is false after Ctrl-C, once the chip has begun: then the
+        passes and tokens are those up to there, and nothing was compared.
 
     Raises
     ------
@@ -86,18 +107,15 @@ def run(
         summary,
         with_operation,
     )
+    from tokenloom.host.work import pass_work, roof
+    from tokenloom.sim.request import check_tokens
 
     ready = prepare(model, board, overrides, fallback=fallback)
     ids = prompt_ids(ready.text, prompt, raw=raw)
     if not ids:
         raise TokenloomError("--prompt has no tokens; allowed is a text of at least one")
-    room = min(ready.hardware.maxima.positions, ready.checkpoint.shape.positions)
-    if len(ids) + max_tokens - 1 > room:
-        raise TokenloomError(
-            f"--max-tokens {max_tokens}: the prompt has {len(ids)} tokens and the context of "
-            f"{ready.name} on hardware '{ready.hardware.name}' {room}; allowed is up to "
-            f"{max(0, room - len(ids) + 1)}"
-        )
+    check_tokens(ids, ready.checkpoint.shape.vocab)
+    check_room(ready, len(ids), max_tokens)
     quantised = ready.quantise()
     with progress.steps() as step:
         chip = open_device(
@@ -115,31 +133,37 @@ def run(
             emit(piece)
 
         prompt_passes = -(-len(ids) // ready.hardware.array.rows)
-        with ExitStack() as bar:
-            update = bar.enter_context(progress.counter("prompt passes", prompt_passes))
-            eos = () if ignore_eos else ready.text.eos
-            for one in play(chip, ids, max_tokens, eos, keep_logits=check):
-                played.append(one)
-                update(min(len(played), prompt_passes))
-                if one.record.token is not None:
-                    bar.close()  # the text now shows how far it is
-                    tokens.append(one.record.token)
-                    push(decoder.push(one.record.token))
-        push(decoder.finish())
-        emit("\n")
-
-        records = [one.record for one in played]
+        eos = () if ignore_eos else ready.text.eos
+        complete = compared = False
         difference = None
-        if check:
-            with progress.counter("compare with the golden model", len(records)) as update:
-                difference = compare_with_golden(quantised, ids, records, update)
+        with suppress(KeyboardInterrupt):  # what there is by then is a result, too
+            try:
+                with ExitStack() as bar:
+                    update = bar.enter_context(progress.counter("prompt passes", prompt_passes))
+                    for one in play(chip, ids, max_tokens, eos, keep_logits=check):
+                        played.append(one)
+                        update(min(len(played), prompt_passes))
+                        if one.record.token is not None:
+                            bar.close()  # the text now shows how far it is
+                            tokens.append(one.record.token)
+                            push(decoder.push(one.record.token))
+            finally:
+                push(decoder.finish())
+                emit("\n")
+            if check:
+                records = [one.record for one in played]
+                with progress.counter("compare with the golden model", len(records)) as update:
+                    difference = compare_with_golden(quantised, ids, records, update)
+                compared = True
+                if difference is not None:
+                    with progress.steps() as step:
+                        difference = with_operation(difference, chip, ids, records, step)
+            complete = True
     finally:
         chip.close()
-    if difference is not None:
-        with progress.steps() as step:
-            difference = with_operation(difference, chip, ids, records, step)
 
     passes = []
+    work = pass_work(quantised, ready.hardware)
     for one in played:
         record = one.record
         predicted = schedule(record.rows, record.pos, record.sample)
@@ -153,10 +177,12 @@ def run(
                 "scheduled": record.scheduled,
                 "stalled": sum(record.stalls.values()),
                 "elapsed": record.elapsed,
+                "beats": record.beats if timed else None,
                 "array_busy": record.beats / record.elapsed if timed else None,
                 "stalls": record.stalls,
                 "saturated": record.saturated,
                 "seconds": round(one.seconds, 6),
+                **work(record),
             }
         )
     return {
@@ -168,12 +194,14 @@ def run(
         "prompt_tokens": ids,
         "tokens": tokens,
         "text": "".join(pieces),
-        "golden_match": difference is None if check else None,
+        "complete": complete,
+        "golden_match": difference is None if compared else None,
         "difference": None if difference is None else str(difference),
         "summary": summary(
             played, schedule, clock_mhz=ready.hardware.board.clock_mhz, timed=chip.timed
         ),
         "clock_mhz": ready.hardware.board.clock_mhz,
+        "roof": roof(ready.hardware),
         "passes": passes,
     }
 

@@ -15,27 +15,33 @@ __all__ = ["schedule", "trace_events"]
 
 # (unit's number, unit's name, operation's name, first cycle, last cycle)
 Span = tuple[int, str, str, int, int]
+# Room in the numbers for a process's tracks.
+_TRACKS = 1000
 
 
 def trace_events(process: int, title: str, spans: Iterable[Span]) -> list[dict[str, Any]]:
     """Events of one process of the trace; a belt cycle is a microsecond.
 
     A unit's operations may overlap (one drains while the next begins) and a track's may not, so
-    a unit has further tracks where it needs them.
+    a unit has further tracks where it needs them. A track's number is the trace's alone: viewers
+    take 0 for the idle process, and equal ones in two processes for the same thread.
     """
     events: list[dict[str, Any]] = [
-        {"ph": "M", "pid": process, "tid": 0, "name": "process_name", "args": {"name": title}}
+        {"ph": "M", "pid": process, "name": "process_name", "args": {"name": title}},
+        {"ph": "M", "pid": process, "name": "process_sort_index", "args": {"sort_index": process}},
     ]
     tracks: dict[tuple[int, int], int] = {}  # (unit, track) -> its last cycle
+    ids: dict[tuple[int, int], int] = {}
     for unit, unit_name, name, first, last in spans:
         track = 0
         while tracks.get((unit, track), -1) >= first:
             track += 1
         if (unit, track) not in tracks:
+            ids[unit, track] = _TRACKS * process + len(tracks)
             suffix = f" ({track + 1})" if track else ""
             label = {"name": unit_name + suffix}
-            sort = {"sort_index": 16 * unit + track}
-            where = {"ph": "M", "pid": process, "tid": 16 * unit + track}
+            sort = {"sort_index": _TRACKS * unit + track}
+            where = {"ph": "M", "pid": process, "tid": ids[unit, track]}
             events.append({**where, "name": "thread_name", "args": label})
             events.append({**where, "name": "thread_sort_index", "args": sort})
         tracks[unit, track] = last
@@ -43,7 +49,7 @@ def trace_events(process: int, title: str, spans: Iterable[Span]) -> list[dict[s
             {
                 "ph": "X",
                 "pid": process,
-                "tid": 16 * unit + track,
+                "tid": ids[unit, track],
                 "ts": first,
                 "dur": last - first + 1,
                 "name": name,
