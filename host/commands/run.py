@@ -33,6 +33,8 @@ def run(
     overrides: Sequence[str],
     prompt: str,
     max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
     raw: bool = False,
     ignore_eos: bool = False,
     memory: str = "ideal",
@@ -50,6 +52,8 @@ def run(
     prompt : str
     max_tokens : int
         Most tokens to generate.
+    temperature, seed
+        As in `sim.request.Sampling`.
     raw : bool
         Leave the chat template out.
     ignore_eos : bool
@@ -84,7 +88,9 @@ def run(
         summary,
         with_operation,
     )
+    from tokenloom.sim.request import Sampling
 
+    sampling = Sampling(temperature=temperature, seed=seed)
     ready = prepare(model, board, overrides, fallback=fallback)
     ids = prompt_ids(ready.text, prompt, raw=raw)
     if not ids:
@@ -114,7 +120,8 @@ def run(
         with ExitStack() as bar:
             update = bar.enter_context(progress.counter("prompt passes", prompt_passes))
             eos = () if ignore_eos else ready.text.eos
-            for one in play(chip, ids, max_tokens, eos, keep_logits=check):
+            answer = play(chip, ids, max_tokens, eos, sampling=sampling, keep_logits=check)
+            for one in answer:
                 played.append(one)
                 update(min(len(played), prompt_passes))
                 if one.record.token is not None:
@@ -128,12 +135,12 @@ def run(
         difference = None
         if check:
             with progress.counter("compare with the golden model", len(records)) as update:
-                difference = compare_with_golden(quantised, ids, records, update)
+                difference = compare_with_golden(quantised, ids, records, update, sampling=sampling)
     finally:
         chip.close()
     if difference is not None:
         with progress.steps() as step:
-            difference = with_operation(difference, chip, ids, records, step)
+            difference = with_operation(difference, chip, ids, records, step, sampling=sampling)
 
     passes = []
     for one in played:
@@ -160,6 +167,8 @@ def run(
         "board": ready.hardware.name,
         "device": chip.name,
         "memory": memory,
+        "temperature": temperature,
+        "seed": seed,
         "prompt_tokens": ids,
         "tokens": tokens,
         "text": "".join(pieces),
