@@ -129,6 +129,20 @@ def eval_command(
     help="Most tokens to generate.",
 )
 @click.option(
+    "--temperature",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Draw from softmax(logits / temperature); 0 takes the most probable token.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the draws: the same seed gives the same tokens.",
+)
+@click.option(
     "--memory",
     default="ideal",
     show_default=True,
@@ -171,6 +185,8 @@ def run_command(
     raw: bool,
     ignore_eos: bool,
     max_tokens: int,
+    temperature: float,
+    seed: int,
     memory: str,
     memory_seed: int,
     device: str,
@@ -202,6 +218,8 @@ def run_command(
         overrides=overrides,
         prompt=prompt,
         max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
         raw=raw,
         ignore_eos=ignore_eos,
         memory=memory,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tokenloom.compiler.errors import TokenloomError
+from tokenloom.sim.request import GREEDY, Sampling
 
 if TYPE_CHECKING:
     from tokenloom.compiler.program import Program
@@ -44,7 +45,12 @@ class Device(Protocol):
     program: Program
 
     def generate(
-        self, prompt: Sequence[int], new: int, eos: Sequence[int] = ()
+        self,
+        prompt: Sequence[int],
+        new: int,
+        eos: Sequence[int] = (),
+        *,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[PassRecord]:
         """Play a prompt, then sample up to `new` tokens or to one of `eos`; one record a pass.
 

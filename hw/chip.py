@@ -13,6 +13,7 @@ from tokenloom.hw.core import CFG_BITS, EDGE, Core
 from tokenloom.hw.isa import TAPE_OP, Unit
 from tokenloom.hw.kv_manager import KvManager
 from tokenloom.hw.kv_writer import WRITE_ADDRESS_BITS, KvWriter
+from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.pass_control import EOS_IDS, PassControl
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.row_reader import RowReader
@@ -76,6 +77,7 @@ class Chip(Block):
                 "req_slot": In(self._slot_bits),
                 "req_eos": In(32 * EOS_IDS),
                 "req_eos_used": In(EOS_IDS),
+                "req_sampling": In(SAMPLING.size),
                 "prompt_valid": In(1),
                 "prompt_ready": Out(1),
                 "prompt_token": In(32),
@@ -192,7 +194,7 @@ class Chip(Block):
 
         # The token loop.
         for name in ("req_valid", "req_tokens", "req_new", "req_slot", "req_eos", "req_eos_used",
-                     "prompt_valid", "prompt_token"):  # fmt: skip
+                     "req_sampling", "prompt_valid", "prompt_token"):  # fmt: skip
             m.d.comb += getattr(control, name).eq(getattr(self, name))
         for name in ("req_ready", "prompt_ready", "out_valid", "out_token", "out_last", "failed",
                      "restart", "rows_used", "pos", "sample"):  # fmt: skip
@@ -226,6 +228,8 @@ class Chip(Block):
             core.rows_used.eq(control.rows_used),
             core.pos.eq(control.pos),
             core.sample.eq(control.sample),
+            # One request at a time: its rows share seed and temperature.
+            core.sampling.eq(control.sampling.replicate(array.rows)),
             tape.cfg_we.eq(cfg_we & (cfg_sel == Select.TAPE)),
             tape.cfg_addr.eq(cfg_addr),
             tape.cfg_data.eq(cfg_data[: TAPE_OP.size]),

@@ -15,6 +15,7 @@ from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.embedding import Embedding
 from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS
 from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, EMBED_OP, NORM_OP, OPERAND_BITS, Dest, Kind, Unit
+from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.operand_buffer import OperandBuffer
 from tokenloom.hw.quantiser import Quantiser
 from tokenloom.hw.registers import MODEL, Select
@@ -47,6 +48,7 @@ class Core(Block):
     cfg_we, cfg_sel, cfg_addr, cfg_data : In, program memory (`registers.Select`), with `en` high
     model : In, `registers.MODEL`
     restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass
+    sampling : In, per row, seed and temperature (`noise.SAMPLING`), stable in the pass
     over : Out(1), every queue has stopped and every operation is done
     will_take : Out(E), take : Out(1), pow2 : In(1), codes, scale, minimum, v_shifts : In, the
         channels' beats
@@ -85,6 +87,7 @@ class Core(Block):
                 "rows_used": In(6),
                 "pos": In(20),
                 "sample": In(1),
+                "sampling": In(SAMPLING.size * r),
                 "over": Out(1),
                 "will_take": Out(EDGE),
                 "take": Out(1),
@@ -323,6 +326,9 @@ class Core(Block):
                 residual.in_last.eq(lane.res_last),
                 residual.read_en.eq(norm.res_en & (norm.res_row == r)),
                 residual.read_addr.eq(norm.res_addr),
+                sampler.restart.eq(self.restart),
+                sampler.sampling.eq(self.sampling.word_select(r, SAMPLING.size)),
+                sampler.position.eq(self.pos + r),
                 sampler.in_valid.eq(lane.logit_valid),
                 sampler.in_logit.eq(lane.logit_value),
                 sampler.in_start.eq(lane.logit_start),

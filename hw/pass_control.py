@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
+from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.tape_control import PASS_BITS
 
 __all__ = ["EOS_IDS", "PassControl"]
@@ -28,6 +29,7 @@ class PassControl(Block):
     -------
     req_valid : In, req_ready : Out, req_tokens, req_new, req_slot, req_eos, req_eos_used : In
         A request: prompt length, most new tokens, slot, end-of-text ids and which of them count.
+    req_sampling : In, the request's seed and temperature; sampling : Out, the same during it
     prompt_valid : In, prompt_ready : Out, prompt_token : In, the prompt
     out_valid, out_token, out_last : Out, sampled tokens, one cycle each
     failed : Out(1), strobe: no page was free, the context is full, or the memory failed; the
@@ -71,6 +73,7 @@ class PassControl(Block):
                 "req_slot": In(slot_bits),
                 "req_eos": In(32 * EOS_IDS),
                 "req_eos_used": In(EOS_IDS),
+                "req_sampling": In(SAMPLING.size),
                 "prompt_valid": In(1),
                 "prompt_ready": Out(1),
                 "prompt_token": In(32),
@@ -104,6 +107,7 @@ class PassControl(Block):
                 "rows_used": Out(6),
                 "pos": Out(20),
                 "sample": Out(1),
+                "sampling": Out(SAMPLING.size),
                 "page_first": Out(16),
                 "page_last": Out(16),
                 "passes": Out(PASS_BITS),
@@ -164,6 +168,7 @@ class PassControl(Block):
                         slot.eq(self.req_slot),
                         eos.eq(self.req_eos),
                         eos_used.eq(self.req_eos_used),
+                        self.sampling.eq(self.req_sampling),
                         prompt_left.eq(self.req_tokens),
                         new_left.eq(self.req_new),
                         decoding.eq(0),

@@ -15,6 +15,7 @@ from tokenloom.compiler.program import Program, compile_program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
+from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.taps import tap_words
@@ -25,7 +26,7 @@ from tokenloom.sim.memory import (
     broken_rule,
     memory_profile,
 )
-from tokenloom.sim.request import check_request
+from tokenloom.sim.request import GREEDY, Sampling, check_request
 from tokenloom.sim.simulator import build
 
 __all__ = ["ChipDevice", "Event", "Hold", "MemoryFault", "PassRecord"]
@@ -276,8 +277,23 @@ class ChipDevice:
             self._library.tl_counters(self._chip, channel, ctypes.byref(result[-1]))
         return result
 
+    def _set_sampling(self, sampling: Sampling) -> None:
+        scale = sampling.scale(self.model)
+        value = SAMPLING.const(
+            {"seed": sampling.seed, "mantissa": scale.mantissa, "shift": scale.shift}
+        ).as_bits()
+        self._library.tl_sampling(
+            self._chip, (ctypes.c_uint32 * 3)(*(value >> 32 * i & 0xFFFFFFFF for i in range(3)))
+        )
+
     def generate(
-        self, prompt: Sequence[int], new: int, eos: Sequence[int] = (), slot: int = 0
+        self,
+        prompt: Sequence[int],
+        new: int,
+        eos: Sequence[int] = (),
+        slot: int = 0,
+        *,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[PassRecord]:
         """Play a prompt and sample; yields every pass as it ends.
 
@@ -299,6 +315,7 @@ class ChipDevice:
         tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
         known = tuple(eos)[:EOS_IDS]
         ends = (ctypes.c_uint32 * EOS_IDS)(*known)
+        self._set_sampling(sampling)
         self._library.tl_request(self._chip, tokens, len(prompt), new, slot, ends, len(known))
         token = ctypes.c_uint32()
         answers = True

@@ -407,6 +407,11 @@ void tl_hold(Chip* chip, int mode, uint64_t argument) {
     chip->random = argument | 1;
 }
 
+// Seed and temperature of the next request (`hw/noise.py`, SAMPLING).
+void tl_sampling(Chip* chip, const uint32_t* words) {
+    set_words(chip->top.req_sampling, 0, words, 3);
+}
+
 void tl_request(Chip* chip, const uint32_t* tokens, int count, int fresh, int slot,
                 const uint32_t* eos, int eos_count) {
     Vchip& top = chip->top;

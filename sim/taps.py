@@ -23,6 +23,7 @@ from tokenloom.hw.row_lane import Target
 from tokenloom.hw.taps import tap_places
 from tokenloom.sim.chip_device import ChipDevice, PassRecord
 from tokenloom.sim.golden import Golden
+from tokenloom.sim.request import GREEDY, Sampling
 
 __all__ = ["MISSING", "OperationDifference", "PassTaps", "first_difference"]
 
@@ -411,6 +412,8 @@ def first_difference(
     prompt: Sequence[int],
     new: int,
     update: Callable[[int], None] = lambda done: None,
+    *,
+    sampling: Sampling = GREEDY,
 ) -> OperationDifference | None:
     """Play a request on a chip with taps; compare every operation with the golden model.
 
@@ -425,6 +428,8 @@ def first_difference(
         Tokens to sample.
     update : callable
         Told how many passes are equal.
+    sampling : Sampling
+        The request's.
 
     Returns
     -------
@@ -434,7 +439,7 @@ def first_difference(
     recorder = _Recorder()
     session = Golden(model, recorder).session()
     ids = list(prompt)
-    for number, record in enumerate(chip.generate(prompt, new)):
+    for number, record in enumerate(chip.generate(prompt, new, sampling=sampling)):
         session.prefill(ids[record.pos : record.pos + record.rows], every_logit=True)
         found = _compare(chip, model, record, number, recorder.arrays)
         if found is not None:

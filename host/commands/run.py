@@ -52,6 +52,8 @@ def run(
     overrides: Sequence[str],
     prompt: str,
     max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
     raw: bool = False,
     ignore_eos: bool = False,
     memory: str = IDEAL,
@@ -70,6 +72,8 @@ def run(
     prompt : str
     max_tokens : int
         Most tokens to generate.
+    temperature, seed
+        As in `sim.request.Sampling`.
     raw : bool
         Leave the chat template out.
     ignore_eos : bool
@@ -108,8 +112,9 @@ def run(
         with_operation,
     )
     from tokenloom.host.work import pass_work, roof
-    from tokenloom.sim.request import check_tokens
+    from tokenloom.sim.request import Sampling, check_tokens
 
+    sampling = Sampling(temperature=temperature, seed=seed)
     ready = prepare(model, board, overrides, fallback=fallback)
     ids = prompt_ids(ready.text, prompt, raw=raw)
     if not ids:
@@ -140,7 +145,9 @@ def run(
             try:
                 with ExitStack() as bar:
                     update = bar.enter_context(progress.counter("prompt passes", prompt_passes))
-                    for one in play(chip, ids, max_tokens, eos, keep_logits=check):
+                    for one in play(
+                        chip, ids, max_tokens, eos, sampling=sampling, keep_logits=check
+                    ):
                         played.append(one)
                         update(min(len(played), prompt_passes))
                         if one.record.token is not None:
@@ -153,11 +160,15 @@ def run(
             if check:
                 records = [one.record for one in played]
                 with progress.counter("compare with the golden model", len(records)) as update:
-                    difference = compare_with_golden(quantised, ids, records, update)
+                    difference = compare_with_golden(
+                        quantised, ids, records, update, sampling=sampling
+                    )
                 compared = True
                 if difference is not None:
                     with progress.steps() as step:
-                        difference = with_operation(difference, chip, ids, records, step)
+                        difference = with_operation(
+                            difference, chip, ids, records, step, sampling=sampling
+                        )
             complete = True
     finally:
         chip.close()
@@ -191,6 +202,8 @@ def run(
         "device": chip.name,
         "memory": memory,
         "memory_seed": memory_seed,
+        "temperature": temperature,
+        "seed": seed,
         "prompt_tokens": ids,
         "tokens": tokens,
         "text": "".join(pieces),
