@@ -98,7 +98,8 @@ def _roofline(axes: Axes, result: dict[str, Any]) -> None:
         axes.annotate(f"one of its {rows} rows: {one:,} MAC/cycle", (high, one), **above)
     for some, label, marker in zip(found, ("prefill", "decode"), "os", strict=True):
         if some:
-            axes.scatter(*zip(*some, strict=True), label=f"{label} passes", marker=marker, s=16)
+            xs, ys = [x for x, _ in some], [y for _, y in some]
+            axes.scatter(xs, ys, label=f"{label} passes", marker=marker, s=16)
     for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
         scale("log", base=2)
         axis.set_major_formatter(ScalarFormatter())

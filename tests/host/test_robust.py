@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -381,6 +382,21 @@ def test_a_tool_that_is_missing(tmp_path):
     with simulator._locked(tmp_path / "lock", print) as lock:
         with pytest.raises(TokenloomError, match="'no-such-tool' is not installed"):
             simulator._run(["no-such-tool"], {}, tmp_path / "log", lock)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_tool_on_a_full_disk(monkeypatch, tmp_path, code):
+    """Verilator ends with 0 there."""
+    command = ["sh", "-c", f"echo said; exit {code}"]
+    with simulator._locked(tmp_path / "lock", print) as lock:
+        if code:
+            with pytest.raises(TokenloomError, match=r"^sh failed, see \S+/log:\nsaid$"):
+                simulator._run(command, {"PATH": "/usr/bin:/bin"}, tmp_path / "log", lock)
+        else:
+            simulator._run(command, {"PATH": "/usr/bin:/bin"}, tmp_path / "log", lock)
+        monkeypatch.setattr(simulator.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        with pytest.raises(TokenloomError, match="^sh failed since the disk of .* is full, see"):
+            simulator._run(command, {"PATH": "/usr/bin:/bin"}, tmp_path / "log", lock)
 
 
 class Tools:
