@@ -14,6 +14,7 @@ from tokenloom.compiler.pack import pack_row, pack_weights, row_bytes, weights_b
 from tokenloom.compiler.quantise import QTensor, QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.kv_layout import KvLayout
+from tokenloom.hw.kv_writer import WRITE_ADDRESS_BITS
 from tokenloom.hw.tape_format import TapeKind
 
 __all__ = ["MemoryImage", "Segment", "lay_out", "plan"]
@@ -136,10 +137,17 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
     Raises
     ------
     ModelError
-        As `plan`.
+        As `plan`, or when a channel is longer than the chip's writes reach.
     """
     image = plan(model, hardware)
     columns, port = hardware.array.columns, hardware.memory.port_bits
+    size = image.words * port // 8
+    if size > 1 << WRITE_ADDRESS_BITS:
+        raise ModelError(
+            f"{model.shape.name} with memory.pages = {hardware.memory.pages} needs {size} bytes in "
+            f"each of {columns} channels; allowed are {1 << WRITE_ADDRESS_BITS}, because the chip "
+            f"writes K and V to byte addresses of {WRITE_ADDRESS_BITS} bits"
+        )
     pieces: list[list[npt.NDArray[np.uint8]]] = [[] for _ in range(columns)]
     for _, tensor in _tapes(model):
         tapes = pack_weights(

@@ -129,11 +129,32 @@ def eval_command(
     help="Most tokens to generate.",
 )
 @click.option(
+    "--temperature",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Draw from softmax(logits / temperature); 0 takes the most probable token.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the draws: the same seed gives the same tokens.",
+)
+@click.option(
     "--memory",
     default="ideal",
     show_default=True,
     metavar="NAME",
-    help="Memory of the simulated board; only 'ideal' exists.",
+    help="Memory of the simulated board: ideal, hbm2, ddr4 or onchip.",
+)
+@click.option(
+    "--memory-seed",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Of everything about the memory that is left to chance.",
 )
 @click.option(
     "--device",
@@ -164,7 +185,10 @@ def run_command(
     raw: bool,
     ignore_eos: bool,
     max_tokens: int,
+    temperature: float,
+    seed: int,
     memory: str,
+    memory_seed: int,
     device: str,
     check: bool,
     plot: Path | None,
@@ -194,9 +218,12 @@ def run_command(
         overrides=overrides,
         prompt=prompt,
         max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
         raw=raw,
         ignore_eos=ignore_eos,
         memory=memory,
+        memory_seed=memory_seed,
         device=device,
         check=check,
         fallback=fallback,

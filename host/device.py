@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tokenloom.compiler.errors import TokenloomError
+from tokenloom.sim.request import GREEDY, Sampling
 
 if TYPE_CHECKING:
     from tokenloom.compiler.program import Program
@@ -44,7 +45,12 @@ class Device(Protocol):
     program: Program
 
     def generate(
-        self, prompt: Sequence[int], new: int, eos: Sequence[int] = ()
+        self,
+        prompt: Sequence[int],
+        new: int,
+        eos: Sequence[int] = (),
+        *,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[PassRecord]:
         """Play a prompt, then sample up to `new` tokens or to one of `eos`; one record a pass.
 
@@ -65,7 +71,12 @@ DEVICES = ("verilator", "golden")
 
 
 def open_device(
-    name: str, model: QuantModel, hardware: HardwareConfig, step: Step = _no_step
+    name: str,
+    model: QuantModel,
+    hardware: HardwareConfig,
+    step: Step = _no_step,
+    memory: str = "ideal",
+    memory_seed: int = 1,
 ) -> Device:
     """Make a device and load the model into it.
 
@@ -77,6 +88,8 @@ def open_device(
     hardware : HardwareConfig
     step : callable
         Told what happens next.
+    memory, memory_seed
+        As for `ChipDevice`; the golden model has none.
 
     Raises
     ------
@@ -86,7 +99,7 @@ def open_device(
     if name == "verilator":
         from tokenloom.sim.chip_device import ChipDevice
 
-        return ChipDevice(model, hardware, step)
+        return ChipDevice(model, hardware, step, memory, memory_seed)
     if name == "golden":
         from tokenloom.host.golden_device import GoldenDevice
 

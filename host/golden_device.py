@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
 from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.sim.chip_device import PassRecord
 from tokenloom.sim.golden import Golden
-from tokenloom.sim.request import check_request
+from tokenloom.sim.request import GREEDY, Sampling, check_request
 
 __all__ = ["GoldenDevice"]
 
@@ -44,7 +42,12 @@ class GoldenDevice:
         self._golden = Golden(model)
 
     def generate(
-        self, prompt: Sequence[int], new: int, eos: Sequence[int] = ()
+        self,
+        prompt: Sequence[int],
+        new: int,
+        eos: Sequence[int] = (),
+        *,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[PassRecord]:
         """As `Device.generate`; cycles, stalls and beats are zero."""
         check_request(self.model, prompt, new)
@@ -56,7 +59,8 @@ class GoldenDevice:
             sample = not pending
             pos, before = session.length, self._golden.saturations
             logits = session.prefill(chunk, every_logit=sample)
-            token = int(np.argmax(logits[-1])) if sample else None
+            last = session.length - 1
+            token = sampling.choose(self.model, logits[-1], last) if sample else None
             yield PassRecord(
                 rows=len(chunk),
                 pos=pos,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokenloom.sim.request import GREEDY, Sampling
+
 if TYPE_CHECKING:
     from tokenloom.compiler.quantise import QuantModel
     from tokenloom.compiler.schedule import Schedule
@@ -42,11 +44,12 @@ def play(
     new: int,
     eos: Sequence[int] = (),
     *,
+    sampling: Sampling = GREEDY,
     keep_logits: bool = True,
 ) -> Iterator[Played]:
     """Generate, with the wall time of each pass."""
     start = time.monotonic()
-    for record in device.generate(prompt, new, eos):
+    for record in device.generate(prompt, new, eos, sampling=sampling):
         seconds = time.monotonic() - start
         yield Played(
             record=record if keep_logits else replace(record, logits=None), seconds=seconds
@@ -99,6 +102,8 @@ def compare_with_golden(
     prompt: Sequence[int],
     records: Sequence[PassRecord],
     update: Callable[[int], None] = lambda done: None,
+    *,
+    sampling: Sampling = GREEDY,
 ) -> Difference | None:
     """Feed the same tokens to the golden model; compare every logit and token.
 
@@ -110,6 +115,8 @@ def compare_with_golden(
         All passes, with their logits.
     update : callable
         Told how many passes are done.
+    sampling : Sampling
+        The request's.
 
     Returns
     -------
@@ -139,7 +146,7 @@ def compare_with_golden(
                 device=int(record.logits[row, lane]),
                 golden=int(golden[row, lane]),
             )
-        token = int(np.argmax(golden[-1]))
+        token = sampling.choose(model, golden[-1], stop - 1)
         if record.token != token:
             device = -1 if record.token is None else record.token
             return Difference(number=number, row=None, lane=None, device=device, golden=token)
@@ -153,6 +160,8 @@ def with_operation(
     prompt: Sequence[int],
     records: Sequence[PassRecord],
     step: Callable[[str], None] = lambda text: None,
+    *,
+    sampling: Sampling = GREEDY,
 ) -> Difference:
     """Name the operation behind a difference, by playing the request again on a chip with taps.
 
@@ -166,6 +175,8 @@ def with_operation(
         The passes that were compared.
     step : callable
         Told what happens next.
+    sampling : Sampling
+        The request's.
     """
     from tokenloom.sim.chip_device import ChipDevice
     from tokenloom.sim.taps import first_difference
@@ -176,7 +187,7 @@ def with_operation(
     chip = ChipDevice(device.model, device.hardware, step, taps=True)
     try:
         step("look for the first wrong operation")
-        found = first_difference(chip, device.model, prompt, new)
+        found = first_difference(chip, device.model, prompt, new, sampling=sampling)
     finally:
         chip.close()
     unknown = "none in a second run, on the chip that shows its operations"

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from tokenloom.hw.block import Block
 from tokenloom.hw.column import Column
 from tokenloom.hw.dot_element import DotElement
+from tokenloom.hw.formats import BLOCK
 from tokenloom.hw.isa import ARRAY_OP, OPERAND_BITS, Kind
 
 __all__ = ["OPS_IN_FLIGHT", "ArrayControl"]
@@ -145,7 +146,9 @@ class ArrayControl(Block):
         active, waiting, op_id = Signal(), Signal(), Signal(3)
         op = Signal(ARRAY_OP)
         tile, beat, slot, digit = Signal(16), Signal(10), Signal(self._slot_bits), Signal()
-        slots, hold, hold_start = (Signal(self._slot_bits + 1), Signal(12), Signal(12))
+        # A tile lasts until its sums have left; an operation's longest drain, less one.
+        longest = range(max(self._c, self._slots * self._c // self._w))
+        slots, hold, hold_start = Signal(self._slot_bits + 1), Signal(longest), Signal(longest)
         tiles_last, beats_last, bank = Signal(16), Signal(10), Signal()
 
         values, keys = op.kind == Kind.VALUES, op.kind == Kind.KEYS
@@ -338,12 +341,15 @@ class ArrayControl(Block):
             set_row("step", r, shown.run & (shown.attention | ends_word))
             index = shown.tile * self._c + Mux(shown.attention, shown.phase * self._w, shown.phase)
             is_keys = op.kind == Kind.KEYS
+            # Only of more columns than a block: the last tile of tokens can be cut short.
+            tokens = BLOCK * self._token_blocks
+            in_reach = index < tokens if tokens % self._c else Const(1, 1)
             set_row("out_index", r, index)
             set_row(
                 "out_valid",
                 r,
                 shown.run
-                & (is_keys | (index < op.count))
+                & Mux(is_keys, in_reach, index < op.count)
                 & (shown.attention | (r < self.rows_used)),
             )
             set_row("out_slot", r, shown.slot)

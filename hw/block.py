@@ -84,15 +84,16 @@ _current: ContextVar[_Library | None] = ContextVar("library", default=None)
 
 
 class _Placed(Elaboratable):
-    def __init__(self, block: Block, en: Value | None) -> None:
-        self._block, self._en = block, en
+    def __init__(self, block: Block, en: Value | None, reset: Value | None) -> None:
+        self._block, self._en, self._reset = block, en, reset
 
     def elaborate(self, platform: object) -> Instance:
         block = self._block
         library = _current.get()
         if library is not None:
             library.add(block)
-        ports: dict[str, Any] = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+        reset = ResetSignal() if self._reset is None else self._reset
+        ports: dict[str, Any] = {"i_clk": ClockSignal(), "i_rst": reset}
         if block.belt:
             if self._en is None:
                 raise ValueError(f"{block.module_name} is a belt block: say which enable drives it")
@@ -102,12 +103,13 @@ class _Placed(Elaboratable):
         return Instance(block.module_name, **ports)
 
 
-def instance(block: Block, *, en: Value | None = None) -> Elaboratable:
+def instance(block: Block, *, en: Value | None = None, reset: Value | None = None) -> Elaboratable:
     """Place `block` in a parent: `m.submodules.pe = instance(pe, en=self.en)`.
 
-    The parent connects to the block's own port signals.
+    The parent connects to the block's own port signals. `reset` takes the place of the domain's
+    reset in the block and all below it; memories keep what they hold.
     """
-    return _Placed(block, en)
+    return _Placed(block, en, reset)
 
 
 def _convert(block: Block) -> str:

@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.axi import burst_words
 from tokenloom.hw.words import ADDRESS_BITS, check_port_bits
 
 __all__ = ["BurstMaker"]
@@ -14,7 +15,8 @@ __all__ = ["BurstMaker"]
 class BurstMaker(wiring.Component):
     """Splits segments of words into bursts for which the word buffer has room.
 
-    A burst ends where its address is a multiple of 16 words, so none crosses 4 KiB.
+    A burst ends where its address is a multiple of 512 bytes, so none crosses 4 KiB, and each is
+    one AXI3 burst of 16 beats at most on a 256-bit port, behind a converter or not.
 
     Parameters
     ----------
@@ -47,6 +49,7 @@ class BurstMaker(wiring.Component):
             raise ValueError(
                 f"buffer_words has to be at least one burst of 16, not {buffer_words!r}"
             )
+        self._burst = burst_words(port_bits)
         self._shift = (port_bits // 8).bit_length() - 1
         self._buffer_words = buffer_words
         super().__init__(
@@ -70,12 +73,13 @@ class BurstMaker(wiring.Component):
         left = Signal.like(self.seg_words)
         credit = Signal(range(self._buffer_words + 1), init=self._buffer_words)
 
-        span = Signal(range(17))
-        chunk = Signal(range(17))
+        most = self._burst
+        span = Signal(range(most + 1))
+        chunk = Signal(range(most + 1))
         m.d.comb += [
             self.seg_ready.eq(~left.any()),
             self.busy.eq(left.any() | self.ar_valid),
-            span.eq(16 - addr[:4]),
+            span.eq(most - addr[: most.bit_length() - 1]),
             chunk.eq(Mux(left < span, left, span)),
         ]
 

@@ -1,18 +1,40 @@
-"""One memory channel: its tape reader, and the arbiter that lets the row reader in."""
+"""One memory channel: its tape reader, the arbiter that lets the row reader in, its writes."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block, instance
 from tokenloom.hw.read_arbiter import ReadArbiter
 from tokenloom.hw.tape_reader import TapeReader
+from tokenloom.hw.write_port import WritePort
 
 __all__ = ["Channel"]
 
 # Ports that are the tape reader's own.
 _COMMAND = ("cmd_kind", "cmd_addr", "cmd_addr2", "cmd_blocks", "cmd_dim_blocks")
+# ... the arbiter's and the write port's.
+_AR_IN, _AR_OUT = (
+    ("ar_ready", "r_valid", "r_data", "r_resp", "r_last"),
+    (
+        "ar_valid",
+        "ar_addr",
+        "ar_len",
+        "r_ready",
+    ),
+)
+_AW_IN, _AW_OUT = (
+    ("aw_ready", "w_ready", "b_valid", "b_resp"),
+    (
+        "aw_valid",
+        "aw_addr",
+        "w_valid",
+        "w_data",
+        "w_strobe",
+    ),
+)
+_WRITE_IN, _WRITE_OUT = ("in_valid", "in_addr", "in_data", "in_strobe"), ("in_ready", "done")
 _BEAT = ("codes", "scale", "minimum", "v_shift", "pow2")
 
 
@@ -25,6 +47,8 @@ class Channel(Block):
         As for `TapeReader`.
     channels : int
         Channels of the chip.
+    retries : int
+        As for `ReadArbiter` and `WritePort`.
 
     Members
     -------
@@ -40,8 +64,16 @@ class Channel(Block):
         The row reader's port, the same for all channels.
     row_ar_ready, row_r_valid : Out(1)
         Answers to it, low in channels that are not read now; the words are `r_data`.
-    ar_valid, ar_ready, ar_addr, ar_len, r_valid, r_ready, r_data
+    ar_valid, ar_ready, ar_addr, ar_len, r_valid, r_ready, r_data, r_resp, r_last
         The channel's read port.
+    in_valid, in_ready, in_addr, in_data, in_strobe, done
+        Writes and their acknowledgement, see `WritePort`.
+    aw_valid, aw_ready, aw_addr, w_valid, w_ready, w_data, w_strobe, b_valid, b_resp
+        The channel's write port.
+    halt : In(1), quiet : Out(1)
+        Come to rest and stay so until a reset; nothing is under way.
+    failed, failed_write, failed_addr : Out
+        A read or a write failed for good; its byte address.
     wanted : In, enough : Out(1)
         Whether at least `wanted` beats are there.
     take : In(1)
@@ -64,8 +96,10 @@ class Channel(Block):
         buffer_words: int,
         dim_blocks_max: int,
         channels: int,
+        retries: int,
     ) -> None:
-        self._port_bits = port_bits
+        self._arbiter = arbiter = ReadArbiter(port_bits=port_bits, retries=retries)
+        self._writes = writes = WritePort(port_bits=port_bits, retries=retries)
         self._reader = reader = TapeReader(
             port_bits=port_bits,
             lanes=lanes,
@@ -90,26 +124,29 @@ class Channel(Block):
                 "row_ar_len": In(4),
                 "row_r_valid": Out(1),
                 "row_r_ready": In(1),
-                "ar_valid": Out(1),
-                "ar_ready": In(1),
-                "ar_addr": Out(address),
-                "ar_len": Out(4),
-                "r_valid": In(1),
-                "r_ready": Out(1),
-                "r_data": In(port_bits),
+                **{name: In(len(getattr(arbiter, name))) for name in _AR_IN},
+                **{name: Out(len(getattr(arbiter, name))) for name in _AR_OUT},
+                **{name: In(len(getattr(writes, name))) for name in (*_AW_IN, *_WRITE_IN)},
+                **{name: Out(len(getattr(writes, name))) for name in (*_AW_OUT, *_WRITE_OUT)},
+                "halt": In(1),
+                "quiet": Out(1),
+                "failed": Out(1),
+                "failed_write": Out(1),
+                "failed_addr": Out(address),
                 "wanted": In(len(reader.beat_count)),
                 "enough": Out(1),
                 "take": In(1),
                 **{name: Out(len(getattr(reader, name))) for name in _BEAT},
             },
-            params=(*reader.params, channels),
+            params=(*reader.params, channels, retries),
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        reader, arbiter = self._reader, ReadArbiter(port_bits=self._port_bits)
+        reader, arbiter, writes = self._reader, self._arbiter, self._writes
         m.submodules.tape_reader = instance(reader)
         m.submodules.read_arbiter = instance(arbiter)
+        m.submodules.write_port = instance(writes)
         mine = Signal()
         m.d.comb += [
             mine.eq(self.row_channel == self.index),
@@ -136,8 +173,20 @@ class Channel(Block):
             m.d.comb += getattr(reader, name).eq(getattr(self, name))
         for name in _BEAT:
             m.d.comb += getattr(self, name).eq(getattr(reader, name))
-        for name in ("ar_ready", "r_valid", "r_data"):
-            m.d.comb += getattr(arbiter, name).eq(getattr(self, name))
-        for name in ("ar_valid", "ar_addr", "ar_len", "r_ready"):
-            m.d.comb += getattr(self, name).eq(getattr(arbiter, name))
+        for port, inputs, outputs in (
+            (arbiter, _AR_IN, _AR_OUT),
+            (writes, (*_AW_IN, *_WRITE_IN), (*_AW_OUT, *_WRITE_OUT)),
+        ):
+            for name in inputs:
+                m.d.comb += getattr(port, name).eq(getattr(self, name))
+            for name in outputs:
+                m.d.comb += getattr(self, name).eq(getattr(port, name))
+        m.d.comb += [
+            arbiter.halt.eq(self.halt),
+            writes.halt.eq(self.halt),
+            self.quiet.eq(arbiter.quiet & writes.quiet),
+            self.failed.eq(arbiter.failed | writes.failed),
+            self.failed_write.eq(~arbiter.failed),
+            self.failed_addr.eq(Mux(arbiter.failed, arbiter.failed_addr, writes.failed_addr)),
+        ]
         return m

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.axi import ID_BITS, Burst
 from tokenloom.hw.block import Block, instance
 from tokenloom.hw.channel import Channel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS, EDGE, Core
 from tokenloom.hw.isa import TAPE_OP, Unit
 from tokenloom.hw.kv_manager import KvManager
-from tokenloom.hw.kv_writer import KvWriter
+from tokenloom.hw.kv_writer import WRITE_ADDRESS_BITS, KvWriter
+from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.pass_control import EOS_IDS, PassControl
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.row_reader import RowReader
@@ -40,7 +42,10 @@ class Chip(Block):
     -------
     cfg_we, cfg_sel, cfg_addr, cfg_data : In, configuration writes (`registers.Select`), while idle
     req_*, prompt_*, out_*, failed : the token loop, see `PassControl`
-    ar_*, r_* : C channels packed, read ports; w_*, b_valid : write ports with byte strobes
+    fault : Out(1), while `failed` is high: the memory's errors were the reason; fault_channel,
+        fault_addr, fault_write : Out, whose burst failed after every retry
+    ar_*, r_*, aw_*, w_*, b_* : C AXI3 ports packed, in bursts of 512 bytes and 16 beats at most; a
+        port has one reader and one writer, so every identifier is 0
     hold : In(1), an extra stall of the belt, for tests
     en, restart, over, rows_used, pos, sample : Out, the belt's state, for the trace
     stall_tape, stall_row, stall_kv : Out(1), why the next cycle stands still
@@ -72,6 +77,7 @@ class Chip(Block):
                 "req_slot": In(self._slot_bits),
                 "req_eos": In(32 * EOS_IDS),
                 "req_eos_used": In(EOS_IDS),
+                "req_sampling": In(SAMPLING.size),
                 "prompt_valid": In(1),
                 "prompt_ready": Out(1),
                 "prompt_token": In(32),
@@ -79,19 +85,38 @@ class Chip(Block):
                 "out_token": Out(self._vocab_bits),
                 "out_last": Out(1),
                 "failed": Out(1),
+                "fault": Out(1),
+                "fault_write": Out(1),
+                "fault_channel": Out(max(1, (c - 1).bit_length())),
+                "fault_addr": Out(self._addr_bits),
                 "ar_valid": Out(c),
                 "ar_ready": In(c),
+                "ar_id": Out(ID_BITS * c),
                 "ar_addr": Out(self._addr_bits * c),
                 "ar_len": Out(4 * c),
+                "ar_size": Out(3 * c),
+                "ar_burst": Out(2 * c),
                 "r_valid": In(c),
                 "r_ready": Out(c),
                 "r_data": In(port * c),
+                "r_resp": In(2 * c),
+                "r_last": In(c),
+                "aw_valid": Out(c),
+                "aw_ready": In(c),
+                "aw_id": Out(ID_BITS * c),
+                "aw_addr": Out(WRITE_ADDRESS_BITS * c),
+                "aw_len": Out(4 * c),
+                "aw_size": Out(3 * c),
+                "aw_burst": Out(2 * c),
                 "w_valid": Out(c),
                 "w_ready": In(c),
-                "w_addr": Out(32 * c),
+                "w_id": Out(ID_BITS * c),
                 "w_data": Out(port * c),
                 "w_strobe": Out(port // 8 * c),
+                "w_last": Out(c),
                 "b_valid": In(c),
+                "b_ready": Out(c),
+                "b_resp": In(2 * c),
                 "hold": In(1),
                 "en": Out(1),
                 "restart": Out(1),
@@ -139,7 +164,9 @@ class Chip(Block):
 
         core = Core(hardware=hw, taps=self._taps)
         en = Signal()
-        m.submodules.core = instance(core, en=en)
+        # Reset of belt and channels, after which a request may begin; a register, for its fan-out.
+        reset = Signal(init=1, reset_less=True)
+        m.submodules.core = instance(core, en=en, reset=reset)
         control = PassControl(
             rows=array.rows,
             columns=c_count,
@@ -165,11 +192,11 @@ class Chip(Block):
             pages_max=hw.pages_per_slot,
             lookup_latency=2,
         )
-        m.submodules.tape_control = instance(tape)
+        m.submodules.tape_control = instance(tape, reset=reset)
 
         # The token loop.
         for name in ("req_valid", "req_tokens", "req_new", "req_slot", "req_eos", "req_eos_used",
-                     "prompt_valid", "prompt_token"):  # fmt: skip
+                     "req_sampling", "prompt_valid", "prompt_token"):  # fmt: skip
             m.d.comb += getattr(control, name).eq(getattr(self, name))
         for name in ("req_ready", "prompt_ready", "out_valid", "out_token", "out_last", "failed",
                      "restart", "rows_used", "pos", "sample"):  # fmt: skip
@@ -203,6 +230,8 @@ class Chip(Block):
             core.rows_used.eq(control.rows_used),
             core.pos.eq(control.pos),
             core.sample.eq(control.sample),
+            # One request at a time: its rows share seed and temperature.
+            core.sampling.eq(control.sampling.replicate(array.rows)),
             tape.cfg_we.eq(cfg_we & (cfg_sel == Select.TAPE)),
             tape.cfg_addr.eq(cfg_addr),
             tape.cfg_data.eq(cfg_data[: TAPE_OP.size]),
@@ -221,7 +250,7 @@ class Chip(Block):
 
         # Channels.
         row_reader = RowReader(port_bits=port, width=max(32, top.width))
-        m.submodules.row_reader = instance(row_reader)
+        m.submodules.row_reader = instance(row_reader, reset=reset)
         row_channel = Signal.like(control.fetch_channel)
         words_left = Signal(16)
         fetch, take, accepted = Signal(), Signal(), Signal()
@@ -246,6 +275,8 @@ class Chip(Block):
         with m.Elif(row_reader.r_valid & row_reader.r_ready):
             m.d.sync += words_left.eq(words_left - 1)
 
+        writer = KvWriter(columns=c_count, port_bits=port, page_tokens=memory.page_tokens, depth=32)
+        m.submodules.kv_writer = instance(writer, reset=reset)
         channels = []
         for c in range(c_count):
             channel = Channel(
@@ -254,8 +285,9 @@ class Chip(Block):
                 buffer_words=memory.buffer_words,
                 dim_blocks_max=hw.head_blocks,
                 channels=c_count,
+                retries=memory.retries,
             )
-            m.submodules[f"channel{c}"] = instance(channel)
+            m.submodules[f"channel{c}"] = instance(channel, reset=reset)
             channels.append(channel)
             m.d.comb += [
                 channel.index.eq(c),
@@ -276,6 +308,17 @@ class Chip(Block):
                 channel.ar_ready.eq(self.ar_ready[c]),
                 channel.r_valid.eq(self.r_valid[c]),
                 channel.r_data.eq(self.r_data.word_select(c, port)),
+                channel.r_resp.eq(self.r_resp.word_select(c, 2)),
+                channel.r_last.eq(self.r_last[c]),
+                channel.in_valid.eq(writer.w_valid[c]),
+                channel.in_addr.eq(writer.w_addr.word_select(c, 32)),
+                channel.in_data.eq(writer.w_data.word_select(c, port)),
+                channel.in_strobe.eq(writer.w_strobe.word_select(c, port // 8)),
+                channel.aw_ready.eq(self.aw_ready[c]),
+                channel.w_ready.eq(self.w_ready[c]),
+                channel.b_valid.eq(self.b_valid[c]),
+                channel.b_resp.eq(self.b_resp.word_select(c, 2)),
+                channel.halt.eq(control.halt),
                 channel.wanted.eq(wanted),
                 channel.take.eq(take),
             ]
@@ -288,10 +331,14 @@ class Chip(Block):
             take.eq(core.take & en),
             accepted.eq(tape.cmd_valid & packed("cmd_ready").all()),
             tape.cmd_ready.eq(accepted),
-            self.ar_valid.eq(packed("ar_valid")),
-            self.ar_addr.eq(packed("ar_addr")),
-            self.ar_len.eq(packed("ar_len")),
-            self.r_ready.eq(packed("r_ready")),
+            self.ar_size.eq(Const(word_bits, 3).replicate(c_count)),
+            self.ar_burst.eq(Const(Burst.INCR, 2).replicate(c_count)),
+            self.aw_size.eq(self.ar_size),
+            self.aw_burst.eq(self.ar_burst),
+            *(port_id.eq(0) for port_id in (self.ar_id, self.aw_id, self.w_id)),
+            self.aw_len.eq(0),
+            self.w_last.eq((1 << c_count) - 1),
+            self.b_ready.eq((1 << c_count) - 1),
             core.codes.eq(packed("codes")),
             core.scale.eq(packed("scale")),
             core.minimum.eq(packed("minimum")),
@@ -306,9 +353,31 @@ class Chip(Block):
             core.row_minimum.eq(row_reader.minimum),
         ]
 
+        for name in ("ar_valid", "ar_addr", "ar_len", "r_ready", "aw_valid", "aw_addr", "w_valid",
+                     "w_data", "w_strobe"):  # fmt: skip
+            m.d.comb += getattr(self, name).eq(packed(name))
+
+        # Errors. The lowest channel that failed is named; the request ends when all are at rest.
+        m.d.comb += [
+            control.broken.eq(packed("failed").any()),
+            control.quiet.eq(packed("quiet").all()),
+        ]
+        m.d.sync += reset.eq(ResetSignal() | control.wipe)
+        with m.If(control.req_valid & control.req_ready):
+            m.d.sync += self.fault.eq(0)
+        with m.If(control.wipe):
+            m.d.sync += self.fault.eq(1)
+            for c, channel in reversed(list(enumerate(channels))):
+                with m.If(channel.failed):
+                    m.d.sync += [
+                        self.fault_channel.eq(c),
+                        self.fault_write.eq(channel.failed_write),
+                        self.fault_addr.eq(channel.failed_addr),
+                    ]
+        with m.If(reset):
+            m.d.sync += words_left.eq(0)
+
         # K and V.
-        writer = KvWriter(columns=c_count, port_bits=port, page_tokens=memory.page_tokens, depth=32)
-        m.submodules.kv_writer = instance(writer)
         page_shift = memory.page_tokens.bit_length() - 1
         position = control.pos + core.kv_row
         m.d.comb += [
@@ -335,12 +404,8 @@ class Chip(Block):
             writer.v_offset.eq(registers.v_offset << word_bits),
             writer.dim_blocks.eq(registers.key_blocks),
             writer.head_size.eq(registers.head_size),
-            self.w_valid.eq(writer.w_valid),
-            self.w_addr.eq(writer.w_addr),
-            self.w_data.eq(writer.w_data),
-            self.w_strobe.eq(writer.w_strobe),
-            writer.w_ready.eq(self.w_ready),
-            writer.b_valid.eq(self.b_valid),
+            writer.w_ready.eq(packed("in_ready")),
+            writer.b_valid.eq(packed("done")),
         ]
         # Layers of this pass whose K and V lie in memory.
         written, layers_written = Signal(20), Signal(8)

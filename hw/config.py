@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenloom.compiler.errors import ConfigError
 from tokenloom.hw.formats import BLOCK, TOKENS_MAX
-from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, NORM_OP
+from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, NORM_OP, TAPE_OP
 from tokenloom.hw.registers import MODEL
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class MemoryConfig:
     """KV pages in total."""
     slots: int
     """Sequences whose KV the chip holds at the same time."""
+    retries: int
+    """Further attempts after a memory's error response, before the request is given up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -291,9 +293,9 @@ class HardwareConfig:
             array.columns,
             _power_of_two(array.columns) and 2 <= array.columns <= 256,
             "a power of two from 2 to 256",
-            "because the array counts its columns with at least one bit, tokens and embedding rows "
-            "are dealt out to the columns by their lowest bits, and each KV page (256 tokens at "
-            "most) has a token in every column's channel",
+            "because tokens and embedding rows are dealt out to the columns by their lowest bits, "
+            "each KV page (256 tokens at most) has a token in every column's channel, and RoPE "
+            "takes a pair of values in successive cycles, so from one tile",
         )
         yield (
             "array.lanes",
@@ -434,6 +436,14 @@ class HardwareConfig:
         norm_words = self.width_blocks * BLOCK // self.norm_lanes
         kv_blocks = top.kv_heads * self.head_blocks
         outputs = min(field["count"], field["tiles"] * fits)
+        context = top.heads * top.head_size
+        tape_blocks = max(
+            -(-rows // fits) * -(-columns // BLOCK)
+            for rows, columns in (
+                (max(top.vocab, 2 * top.ffn, context), top.width),
+                (top.width, max(top.ffn, context)),
+            )
+        )
         for key, what, number, limit, why in (
             ("maxima.positions", "", top.positions, TOKENS_MAX,
              "because a softmax's denominator has 30 bits"),
@@ -461,6 +471,9 @@ class HardwareConfig:
              field["gain_base"] + 1, "because an instruction addresses all gains"),
             ("maxima.ffn", " and the other maxima in operand blocks", self.operand_blocks,
              field["x_base"] + 1, "because an instruction addresses all of an operand buffer"),
+            ("maxima.width", " in blocks, times an operation's tiles", tape_blocks,
+             2 ** TAPE_OP["blocks"].width - 1,
+             "because that is how far a tape instruction's blocks count"),
             ("maxima.layers", " in operations of the array", self.array_operations,
              2**DONE_BITS - 1, "because instructions wait for counts of that width"),
         ):  # fmt: skip

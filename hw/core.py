@@ -13,8 +13,9 @@ from tokenloom.hw.attention import Attention
 from tokenloom.hw.block import Block, instance
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.embedding import Embedding
-from tokenloom.hw.formats import ACC_BITS
+from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS
 from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, EMBED_OP, NORM_OP, OPERAND_BITS, Dest, Kind, Unit
+from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.operand_buffer import OperandBuffer
 from tokenloom.hw.quantiser import Quantiser
 from tokenloom.hw.registers import MODEL, Select
@@ -22,7 +23,7 @@ from tokenloom.hw.residual import Residual
 from tokenloom.hw.rmsnorm import RmsNorm
 from tokenloom.hw.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
 from tokenloom.hw.sampler import Sampler
-from tokenloom.hw.taps import BLOCK_TAP, ROW_TAP, pack_tap, tap_places, tap_words
+from tokenloom.hw.taps import BLOCK_TAP, CODE_BITS, ROW_TAP, pack_tap, tap_places, tap_words
 from tokenloom.hw.unit_queue import UnitQueue
 
 __all__ = ["CFG_BITS", "EDGE", "Core"]
@@ -47,6 +48,7 @@ class Core(Block):
     cfg_we, cfg_sel, cfg_addr, cfg_data : In, program memory (`registers.Select`), with `en` high
     model : In, `registers.MODEL`
     restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass
+    sampling : In, per row, seed and temperature (`noise.SAMPLING`), stable in the pass
     over : Out(1), every queue has stopped and every operation is done
     will_take : Out(E), take : Out(1), pow2 : In(1), codes, scale, minimum, v_shifts : In, the
         channels' beats
@@ -85,6 +87,7 @@ class Core(Block):
                 "rows_used": In(6),
                 "pos": In(20),
                 "sample": In(1),
+                "sampling": In(SAMPLING.size * r),
                 "over": Out(1),
                 "will_take": Out(EDGE),
                 "take": Out(1),
@@ -323,6 +326,9 @@ class Core(Block):
                 residual.in_last.eq(lane.res_last),
                 residual.read_en.eq(norm.res_en & (norm.res_row == r)),
                 residual.read_addr.eq(norm.res_addr),
+                sampler.restart.eq(self.restart),
+                sampler.sampling.eq(self.sampling.word_select(r, SAMPLING.size)),
+                sampler.position.eq(self.pos + r),
                 sampler.in_valid.eq(lane.logit_valid),
                 sampler.in_logit.eq(lane.logit_value),
                 sampler.in_start.eq(lane.logit_start),
@@ -485,7 +491,12 @@ class Core(Block):
                 "block_unit": q_tag.unit,
                 "block_row": q_tag.row,
                 "block_shift": quantiser.out_sx,
-                "block_codes": quantiser.out_codes,
+                "block_codes": Cat(
+                    Cat(code, code[-1].replicate(CODE_BITS - len(code)))
+                    for code in (
+                        quantiser.out_codes.word_select(i, ACTIVATION_BITS) for i in range(BLOCK)
+                    )
+                ),
             }
             for name in ("target", "bank", "addr", "last", "layer", "head", "block"):
                 tags[f"block_{name}"] = q_tag.block[name]

@@ -103,7 +103,7 @@ class KvManager(Block):
         page_bits, index_bits = len(self.lookup_page), len(self.lookup_index)
         table_depth = self._slots << index_bits
         m.submodules.table = table = Memory(shape=page_bits, depth=table_depth, init=[])
-        m.submodules.stack = stack = Memory(shape=page_bits, depth=self._pages, init=[])
+        m.submodules.stack = stack = Memory(shape=page_bits, depth=max(2, self._pages), init=[])
         table_write, stack_write = table.write_port(), stack.write_port()
         table_read, look = table.read_port(), table.read_port()
         stack_read = stack.read_port()

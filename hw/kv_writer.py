@@ -10,7 +10,10 @@ from tokenloom.hw.block import Block, instance
 from tokenloom.hw.kv_lane import KvLane
 from tokenloom.hw.words import check_port_bits, pick
 
-__all__ = ["KvWriter"]
+__all__ = ["WRITE_ADDRESS_BITS", "KvWriter"]
+
+WRITE_ADDRESS_BITS = 32
+"""Bits of a byte address in the writes of K and V: 4 GiB of each channel."""
 
 _STEPS_MAX = 63
 
@@ -114,7 +117,7 @@ class KvWriter(Block):
                 "head_size": In(9),
                 "w_valid": Out(columns),
                 "w_ready": In(columns),
-                "w_addr": Out(32 * columns),
+                "w_addr": Out(WRITE_ADDRESS_BITS * columns),
                 "w_data": Out(port_bits * columns),
                 "w_strobe": Out(port_bits // 8 * columns),
                 "b_valid": In(columns),

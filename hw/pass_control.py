@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.block import Block
+from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.tape_control import PASS_BITS
 
 __all__ = ["EOS_IDS", "PassControl"]
@@ -28,9 +29,14 @@ class PassControl(Block):
     -------
     req_valid : In, req_ready : Out, req_tokens, req_new, req_slot, req_eos, req_eos_used : In
         A request: prompt length, most new tokens, slot, end-of-text ids and which of them count.
+    req_sampling : In, the request's seed and temperature; sampling : Out, the same during it
     prompt_valid : In, prompt_ready : Out, prompt_token : In, the prompt
     out_valid, out_token, out_last : Out, sampled tokens, one cycle each
-    failed : Out(1), strobe: no page was free, or the context is full; the request ends
+    failed : Out(1), strobe: no page was free, the context is full, or the memory failed; the
+        request ends
+    broken : In(1), a channel failed for good; quiet : In(1), no channel has anything under way
+    halt : Out(1), channels shall come to rest; wipe : Out(1), strobe after that: everything that
+        the request left in belt and channels shall be reset
     begin_valid, begin_slot, begin_pos0, begin_rows : Out, begin_ready, kv_done, kv_full : In,
         release_valid, release_slot : Out, release_ready : In, lookup_index : Out, lookup_page : In
         to the KV manager
@@ -67,6 +73,7 @@ class PassControl(Block):
                 "req_slot": In(slot_bits),
                 "req_eos": In(32 * EOS_IDS),
                 "req_eos_used": In(EOS_IDS),
+                "req_sampling": In(SAMPLING.size),
                 "prompt_valid": In(1),
                 "prompt_ready": Out(1),
                 "prompt_token": In(32),
@@ -74,6 +81,10 @@ class PassControl(Block):
                 "out_token": Out(vocab_bits),
                 "out_last": Out(1),
                 "failed": Out(1),
+                "broken": In(1),
+                "quiet": In(1),
+                "halt": Out(1),
+                "wipe": Out(1),
                 "begin_valid": Out(1),
                 "begin_ready": In(1),
                 "begin_slot": Out(slot_bits),
@@ -96,6 +107,7 @@ class PassControl(Block):
                 "rows_used": Out(6),
                 "pos": Out(20),
                 "sample": Out(1),
+                "sampling": Out(SAMPLING.size),
                 "page_first": Out(16),
                 "page_last": Out(16),
                 "passes": Out(PASS_BITS),
@@ -133,7 +145,7 @@ class PassControl(Block):
         have = decoding | self.prompt_valid
         with m.If(self.fetch_ready):
             m.d.sync += self.fetch_valid.eq(0)
-        with m.If((to_fetch != 0) & free & have):
+        with m.If((to_fetch != 0) & free & have & ~self.halt):
             m.d.comb += self.prompt_ready.eq(~decoding)
             m.d.sync += [
                 self.fetch_valid.eq(1),
@@ -156,6 +168,7 @@ class PassControl(Block):
                         slot.eq(self.req_slot),
                         eos.eq(self.req_eos),
                         eos_used.eq(self.req_eos_used),
+                        self.sampling.eq(self.req_sampling),
                         prompt_left.eq(self.req_tokens),
                         new_left.eq(self.req_new),
                         decoding.eq(0),
@@ -198,10 +211,14 @@ class PassControl(Block):
                 m.d.comb += [self.active.eq(1), self.restart.eq(1)]
                 with m.If(self.en):
                     m.next = "run"
+                with m.Elif(self.broken):
+                    m.next = "halt"
             with m.State("run"):
                 m.d.comb += self.active.eq(~self.over)
                 with m.If(self.over):
                     m.next = "after"
+                with m.Elif(self.broken):
+                    m.next = "halt"
             with m.State("after"):
                 m.d.sync += [self.pos.eq(self.pos + self.rows_used), token.eq(chosen)]
                 with m.If(~decoding):
@@ -216,8 +233,20 @@ class PassControl(Block):
                     ]
                     with m.If(self.out_last):
                         m.next = "release"
+            with m.State("halt"):
+                # A channel failed: what it owes the pass will never come.
+                m.d.comb += self.halt.eq(1)
+                with m.If(self.quiet):
+                    m.d.comb += self.wipe.eq(1)
+                    m.next = "wipe"
+            with m.State("wipe"):
+                m.d.comb += [self.halt.eq(1), self.failed.eq(1)]
+                m.d.sync += [self.passes.eq(0), to_fetch.eq(0), self.fetch_valid.eq(0)]
+                with m.If(~decoding):
+                    m.d.sync += prompt_left.eq(prompt_left - (self.rows_used - to_fetch))
+                m.next = "flush"
             with m.State("flush"):
-                # The rest of a prompt that found no room.
+                # The rest of a prompt whose request failed.
                 m.d.comb += self.prompt_ready.eq(prompt_left != 0)
                 with m.If(decoding | (prompt_left == 0)):
                     m.next = "release"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.axi import READS
 from tokenloom.hw.block import Block
 from tokenloom.hw.words import ADDRESS_BITS, check_port_bits
 
@@ -17,12 +18,18 @@ __all__ = ["ReadArbiter"]
 class ReadArbiter(Block):
     """Merges two read ports; the row reader's bursts go first, words come back in order.
 
+    A burst with an error response is asked for again, and with it every burst after it: what is
+    under way is awaited and dropped first. Readers get each word once and no word of an erroneous
+    beat or behind one. A burst that fails once more than `retries` times stops the port.
+
     Parameters
     ----------
     port_bits : int
         Bits of a memory word, 256 or 512.
     bursts : int
-        Bursts that may be outstanding, at least 2.
+        Bursts that may be outstanding, a power of two from 2.
+    retries : int
+        Further attempts after an error response, at least 0.
 
     Members
     -------
@@ -30,8 +37,14 @@ class ReadArbiter(Block):
         The row reader.
     tape_ar_valid, …, tape_r_data
         The tape reader.
-    ar_valid, ar_ready, ar_addr, ar_len, r_valid, r_ready, r_data
+    ar_valid, ar_ready, ar_addr, ar_len, r_valid, r_ready, r_data, r_resp, r_last
         The channel.
+    halt : In(1)
+        Ask for nothing more and drop what comes, until a reset.
+    quiet : Out(1)
+        Nothing is asked for or under way.
+    failed, failed_addr : Out(1), Out
+        A burst failed for good; its byte address.
 
     Latency
     -------
@@ -45,12 +58,15 @@ class ReadArbiter(Block):
 
     belt = False
 
-    def __init__(self, *, port_bits: int, bursts: int = 16) -> None:
+    def __init__(self, *, port_bits: int, bursts: int = READS, retries: int = 3) -> None:
         check_port_bits(port_bits)
-        if bursts < 2:
-            raise ValueError(f"bursts has to be at least 2, not {bursts!r}")
-        self._bursts = bursts
-        address = ADDRESS_BITS + (port_bits // 8).bit_length() - 1
+        if bursts < 2 or bursts & (bursts - 1):
+            raise ValueError(f"bursts has to be a power of two from 2, not {bursts!r}")
+        if retries < 0:
+            raise ValueError(f"retries has to be at least 0, not {retries!r}")
+        self._bursts, self._retries = bursts, retries
+        self._shift = (port_bits // 8).bit_length() - 1
+        address = ADDRESS_BITS + self._shift
         members: dict[str, Any] = {}
         for prefix in ("row_", "tape_"):
             members |= {
@@ -70,49 +86,101 @@ class ReadArbiter(Block):
             "r_valid": In(1),
             "r_ready": Out(1),
             "r_data": In(port_bits),
+            "r_resp": In(2),
+            "r_last": In(1),
+            "halt": In(1),
+            "quiet": Out(1),
+            "failed": Out(1),
+            "failed_addr": Out(address),
         }
-        super().__init__(members, params=(port_bits, bursts))
+        super().__init__(members, params=(port_bits, bursts, retries))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.order = order = SyncFIFO(width=5, depth=self._bursts)
+        bits = self._bursts.bit_length() - 1
+
+        # Bursts not yet answered in full, oldest at `head`.
+        m.submodules.ring = ring = Memory(shape=ADDRESS_BITS + 5, depth=self._bursts, init=[])
+        write = ring.write_port()
+        oldest, again = ring.read_port(domain="comb"), ring.read_port(domain="comb")
+        head, tail, next_again = Signal(bits), Signal(bits), Signal(bits)
+        level, left_again, under_way = Signal(bits + 1), Signal(bits + 1), Signal(bits + 1)
+        draining = Signal()
 
         # Requests: a register, so that a waiting burst is never replaced.
-        free, is_row = Signal(), Signal()
+        is_row, free, taken, resent = Signal(), Signal(), Signal(), Signal()
+        room = ~self.ar_valid | self.ar_ready
+        address = Mux(is_row, self.row_ar_addr, self.tape_ar_addr)[self._shift :]
         length = Mux(is_row, self.row_ar_len, self.tape_ar_len)
         m.d.comb += [
-            free.eq((~self.ar_valid | self.ar_ready) & order.w_rdy),
             is_row.eq(self.row_ar_valid),
+            free.eq(room & ~level[-1] & ~draining & ~left_again.any() & ~self.halt),
             self.row_ar_ready.eq(free),
             self.tape_ar_ready.eq(free & ~is_row),
-            order.w_en.eq(free & (self.row_ar_valid | self.tape_ar_valid)),
-            order.w_data.eq(Cat(is_row, length)),
+            taken.eq(free & (self.row_ar_valid | self.tape_ar_valid)),
+            resent.eq(room & ~draining & left_again.any() & ~self.halt),
+            write.en.eq(taken),
+            write.addr.eq(tail),
+            write.data.eq(Cat(is_row, length, address)),
+            oldest.addr.eq(head),
+            again.addr.eq(next_again),
         ]
         with m.If(self.ar_ready):
             m.d.sync += self.ar_valid.eq(0)
-        with m.If(order.w_en & order.w_rdy):
+        with m.If(taken):
             m.d.sync += [
                 self.ar_valid.eq(1),
-                self.ar_addr.eq(Mux(is_row, self.row_ar_addr, self.tape_ar_addr)),
+                self.ar_addr.eq(Cat(Const(0, self._shift), address)),
                 self.ar_len.eq(length),
+                tail.eq(tail + 1),
+            ]
+        with m.Elif(resent):
+            m.d.sync += [
+                self.ar_valid.eq(1),
+                self.ar_addr.eq(Cat(Const(0, self._shift), again.data[5:])),
+                self.ar_len.eq(again.data[1:5]),
+                next_again.eq(next_again + 1),
+                left_again.eq(left_again - 1),
             ]
 
-        # Words: the oldest burst says whose they are.
-        to_row = Signal()
-        word = Signal(4)
-        valid = Signal()
+        # Words: the oldest burst says whose they are. `given` of them have gone to the reader.
+        to_row = oldest.data[0]
+        word, given, bad = Signal(4), Signal(5), Signal()
+        drop, good, beat, ended, succeeded = (Signal() for _ in range(5))
+        failures = Signal(range(self._retries + 2))
         m.d.comb += [
-            to_row.eq(order.r_data[0]),
-            valid.eq(self.r_valid & order.r_rdy),
-            self.row_r_valid.eq(valid & to_row),
-            self.tape_r_valid.eq(valid & ~to_row),
+            drop.eq(draining | bad | self.halt | (word < given)),
+            good.eq(self.r_valid & ~self.r_resp[1] & ~drop),
+            self.row_r_valid.eq(good & to_row),
+            self.tape_r_valid.eq(good & ~to_row),
             self.row_r_data.eq(self.r_data),
             self.tape_r_data.eq(self.r_data),
-            self.r_ready.eq(order.r_rdy & Mux(to_row, self.row_r_ready, self.tape_r_ready)),
+            self.r_ready.eq(drop | Mux(to_row, self.row_r_ready, self.tape_r_ready)),
+            beat.eq(self.r_valid & self.r_ready),
+            ended.eq(beat & self.r_last),
+            succeeded.eq(ended & ~self.r_resp[1] & ~bad & ~draining & ~self.halt),
         ]
-        with m.If(self.r_valid & self.r_ready):
-            m.d.sync += word.eq(word + 1)
-            with m.If(word == order.r_data[1:]):
-                m.d.comb += order.r_en.eq(1)
-                m.d.sync += word.eq(0)
+        with m.If(beat):
+            m.d.sync += [word.eq(word + 1), bad.eq(bad | self.r_resp[1])]
+            with m.If(good):
+                m.d.sync += given.eq(word + 1)
+        with m.If(ended):
+            m.d.sync += [word.eq(0), bad.eq(0)]
+            with m.If(succeeded):
+                m.d.sync += [head.eq(head + 1), given.eq(0), failures.eq(0)]
+            with m.Elif(~draining):
+                m.d.sync += [draining.eq(1), left_again.eq(0), failures.eq(failures + 1)]
+                with m.If((failures == self._retries) & ~self.halt):
+                    m.d.sync += [
+                        self.failed.eq(1),
+                        self.failed_addr.eq(Cat(Const(0, self._shift), oldest.data[5:])),
+                    ]
+        # Nothing is left of the attempt that failed: the next one.
+        m.d.comb += self.quiet.eq(~under_way.any())
+        with m.If(draining & self.quiet & ~self.failed):
+            m.d.sync += [draining.eq(0), next_again.eq(head), left_again.eq(level)]
+        with m.If(taken != succeeded):
+            m.d.sync += level.eq(Mux(taken, level + 1, level - 1))
+        with m.If((taken | resent) != ended):
+            m.d.sync += under_way.eq(Mux(ended, under_way - 1, under_way + 1))
         return m

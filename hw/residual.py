@@ -120,7 +120,9 @@ class Residual(Block):
         m = Module()
         lane_bits = (self._lanes - 1).bit_length()
 
-        m.submodules.memory = memory = Memory(shape=32 * self._lanes, depth=self._words, init=[])
+        m.submodules.memory = memory = Memory(
+            shape=32 * self._lanes, depth=max(2, self._words), init=[]
+        )
         read = memory.read_port()
         write = memory.write_port(granularity=32)
         m.d.comb += [

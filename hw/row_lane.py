@@ -117,7 +117,7 @@ class RowLane(Block):
                 "block_tag": Out(BLOCK_TAG.size),
                 "saturated": Out(1),
                 "cfg_we": In(1),
-                "cfg_addr": In(range(pairs_max)),
+                "cfg_addr": In(max(1, (pairs_max - 1).bit_length())),
                 "cfg_data": In(32),
             },
             params=(rows, slots, pairs_max),

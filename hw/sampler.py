@@ -1,17 +1,21 @@
-"""Greedy sampler: the index of the largest logit."""
+"""Sampler: the index of the largest logit, or of the largest sum of logit and noise."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.block import Block
+from tokenloom.hw.block import Block, instance
+from tokenloom.hw.noise import NOISE_BITS, SAMPLING, Noise
+from tokenloom.hw.sampling import GUARD_BITS
 
 __all__ = ["Sampler"]
 
 
 class Sampler(Block):
-    """Finds the largest of a row of logits; the lowest id wins among equals.
+    """Finds the largest score of a row; the lowest id wins among equals.
+
+    A score is the logit, and with a temperature noise on top (docs/numbers.md, point 16).
 
     Parameters
     ----------
@@ -20,6 +24,12 @@ class Sampler(Block):
 
     Members
     -------
+    restart : In(1)
+        Strobe: a pass begins; the row's first logit comes more than `Noise.LEAD` cycles later.
+    sampling : In
+        Seed and temperature, `noise.SAMPLING`; stable from `restart` on.
+    position : In(20)
+        Position of the row's token; stable from `restart` on.
     in_valid : In(1)
         The other inputs hold a logit.
     in_logit : In(signed(32))
@@ -55,6 +65,9 @@ class Sampler(Block):
         self._vocab_bits = vocab_bits
         super().__init__(
             {
+                "restart": In(1),
+                "sampling": In(SAMPLING.size),
+                "position": In(20),
                 "in_valid": In(1),
                 "in_logit": In(signed(32)),
                 "in_start": In(1),
@@ -71,22 +84,31 @@ class Sampler(Block):
         return self._vocab_bits
 
     def elaborate(self, platform: object) -> Module:
-        """Register the logit, then compare it with the best."""
+        """Register the score, then compare it with the best."""
         m = Module()
+        noise = Noise(vocab_bits=self._vocab_bits)
+        m.submodules.noise = instance(noise, en=self.en)
+        m.d.comb += [
+            noise.restart.eq(self.restart),
+            noise.sampling.eq(self.sampling),
+            noise.position.eq(self.position),
+            noise.take.eq(self.in_valid),
+        ]
         valid, start, last = Signal(), Signal(reset_less=True), Signal(reset_less=True)
-        logit = Signal(signed(32), reset_less=True)
+        shape = signed(1 + NOISE_BITS)  # a logit with its guard bits has 40
+        score, best = Signal(shape, reset_less=True), Signal(shape, reset_less=True)
         index = Signal(self._vocab_bits, reset_less=True)
+        guarded = Cat(Const(0, GUARD_BITS), self.in_logit).as_signed()
         m.d.sync += valid.eq(self.in_valid)
         with m.If(self.in_valid):
             m.d.sync += [
-                logit.eq(self.in_logit),
+                score.eq(guarded + noise.value),
                 start.eq(self.in_start),
                 last.eq(self.in_last),
                 index.eq(Mux(self.in_start, 0, index + 1)),
             ]
 
-        best = Signal(signed(32), reset_less=True)
-        with m.If(valid & (start | (logit > best))):
-            m.d.sync += [best.eq(logit), self.token.eq(index)]
+        with m.If(valid & (start | (score > best))):
+            m.d.sync += [best.eq(score), self.token.eq(index)]
         m.d.sync += self.token_valid.eq(valid & last)
         return m

@@ -1,4 +1,4 @@
-"""The constant tables of the machine (docs/numbers.md, points 5, 8, 10, 12 and 13).
+"""The constant tables of the machine (docs/numbers.md, points 5, 8, 10, 12, 13, 16).
 
 Every entry is computed in decimal arithmetic of 50 digits and rounded once, so a table is the same
 on every machine: nothing here asks the platform's libm, numpy or BLAS.
@@ -13,6 +13,7 @@ from math import isqrt
 
 __all__ = [
     "exp2_table",
+    "gumbel_segments",
     "recip_table",
     "rope_frequencies",
     "rsqrt_table",
@@ -35,6 +36,11 @@ SILU_SEGMENTS = 16
 SILU_C0_FRAC = 20
 SILU_C1_FRAC = 20
 SILU_C2_FRAC = 17
+
+# Gumbel noise, point 16: segments of an octave of u or 1 - u, offsets in a segment.
+GUMBEL_SEGMENT_BITS = 4
+GUMBEL_OFFSET_BITS = 14
+GUMBEL_FRAC = 16
 
 
 def _round(value: Decimal) -> int:
@@ -155,6 +161,41 @@ def silu_coefficients() -> tuple[tuple[int, int, int], ...]:
                     _round(curve * (1 << SILU_C2_FRAC)),
                 )
             )
+    return tuple(result)
+
+
+@cache
+def gumbel_segments() -> tuple[tuple[int, int], ...]:
+    """Lines for g(u) = -ln(-ln u), 16 segments per octave of u and of 1 - u (point 16).
+
+    Each is the interpolation at the segment's two Chebyshev nodes.
+
+    Returns
+    -------
+    tuple of (start, rise)
+        1024 pairs with 16 fraction bits, 22 and 14 bits signed: the value at the segment's left
+        end, and how much it grows up to the right end. Entry ((upper * 32 + octave) * 16 + i) is
+        segment i of [2^-octave / 4, 2^-octave / 2), for u (upper = 0) or 1 - u (upper = 1).
+    """
+    count = 1 << GUMBEL_SEGMENT_BITS
+    unit = 1 << GUMBEL_FRAC
+    result = []
+    with localcontext() as context:
+        context.prec = _DIGITS
+        node = Decimal(2).sqrt() / 4
+        for upper in (False, True):
+            for octave in range(32):
+                for segment in range(count):
+                    low, high = (
+                        -(-(1 - x if upper else x).ln()).ln()
+                        for x in (
+                            (1 + (segment + offset) / count) / (4 << octave)
+                            for offset in (Decimal("0.5") - node, Decimal("0.5") + node)
+                        )
+                    )
+                    rise = (high - low) / (2 * node)
+                    start = (high + low) / 2 - rise / 2
+                    result.append((_round(start * unit), _round(rise * unit)))
     return tuple(result)
 
 

@@ -76,7 +76,7 @@ class TapeControl(Block):
                 "length": In(20),
                 "sample": In(1),
                 "layers_written": In(8),
-                "lookup_page": Out(range(pages_max)),
+                "lookup_page": Out(max(1, (pages_max - 1).bit_length())),
                 "lookup_phys": In(16),
                 "cmd_valid": Out(1),
                 "cmd_ready": In(1),

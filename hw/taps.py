@@ -12,7 +12,18 @@ from amaranth.hdl import Cat, Const, Value
 
 from tokenloom.hw.config import BLOCK, HardwareConfig
 
-__all__ = ["BLOCK_TAP", "ROW_TAP", "attention_tap", "pack_tap", "tap_places", "tap_words"]
+__all__ = [
+    "BLOCK_TAP",
+    "CODE_BITS",
+    "ROW_TAP",
+    "attention_tap",
+    "pack_tap",
+    "tap_places",
+    "tap_words",
+]
+
+CODE_BITS = 16
+"""Bits of an activation's code in a record, extended by its sign."""
 
 BLOCK_TAP = {
     "block_valid": 1,
@@ -26,7 +37,7 @@ BLOCK_TAP = {
     "block_head": 1,
     "block_block": 1,
     "block_shift": 1,
-    "block_codes": 8 * BLOCK // 32,
+    "block_codes": CODE_BITS * BLOCK // 32,
 }
 """Field -> words: a block that leaves the quantiser, and its tag."""
 

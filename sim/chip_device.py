@@ -15,13 +15,21 @@ from tokenloom.compiler.program import Program, compile_program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
+from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.taps import tap_words
-from tokenloom.sim.request import check_request
+from tokenloom.sim.memory import (
+    IDEAL,
+    Counters,
+    MemoryProfile,
+    broken_rule,
+    memory_profile,
+)
+from tokenloom.sim.request import GREEDY, Sampling, check_request
 from tokenloom.sim.simulator import build
 
-__all__ = ["ChipDevice", "Event", "Hold", "PassRecord"]
+__all__ = ["ChipDevice", "Event", "Hold", "MemoryFault", "PassRecord"]
 
 _PASS = np.dtype(
     [(name, "<i4") for name in ("rows", "pos", "sample", "pad")]
@@ -46,6 +54,24 @@ _EVENT = np.dtype(
 _PATIENCE = 200_000_000
 # Cycles between two looks at Ctrl-C: less than a second of the largest chip.
 _SLICE = 2_000
+
+
+class MemoryFault(TokenloomError):
+    """A burst got an error response in every attempt; the request it belonged to has ended.
+
+    Attributes
+    ----------
+    channel, address : int
+        Where: the byte address of the burst in its channel.
+    write : bool
+    """
+
+    def __init__(self, *, channel: int, address: int, write: bool, attempts: int) -> None:
+        super().__init__(
+            f"memory error: a {'write to' if write else 'read of'} channel {channel}, address "
+            f"{address:#x}, failed in each of {attempts} attempts; the request has ended"
+        )
+        self.channel, self.address, self.write = channel, address, write
 
 
 class Hold:
@@ -100,7 +126,7 @@ class Event:
 
 
 class ChipDevice:
-    """A simulated board with one chip and an ideal memory.
+    """A simulated board with one chip and a memory.
 
     Parameters
     ----------
@@ -108,6 +134,10 @@ class ChipDevice:
     hardware : HardwareConfig
     step : callable
         Told what happens next.
+    memory : str or MemoryProfile
+        One of `MEMORIES`, or a profile of one's own.
+    memory_seed : int
+        Of everything about it that is left to chance.
     taps : bool
         Simulate the chip that shows every operation's output.
     dirty : bool
@@ -127,10 +157,14 @@ class ChipDevice:
         model: QuantModel,
         hardware: HardwareConfig,
         step: Callable[[str], None] = lambda text: None,
+        memory: str | MemoryProfile = IDEAL,
+        memory_seed: int = 1,
         *,
         taps: bool = False,
         dirty: bool = False,
     ) -> None:
+        self._profile = memory_profile(memory) if isinstance(memory, str) else memory
+        self._memory_seed = memory_seed
         self.hardware, self._dirty = hardware, dirty
         step("lay out the weights")
         self._lay_out(model)
@@ -173,6 +207,12 @@ class ChipDevice:
                 ctypes.c_uint64(len(data)),
                 ctypes.c_uint64(size),
             )
+        if self._profile is not None:
+            timing = self._profile.timing(
+                clock_mhz=self.hardware.board.clock_mhz,
+                beat_bytes=self.hardware.memory.port_bits // 8,
+            )
+            self._library.tl_model(self._chip, timing, ctypes.c_uint64(self._memory_seed))
 
     def close(self) -> None:
         """Free the simulator."""
@@ -214,8 +254,46 @@ class ChipDevice:
         """Inject stalls: `Hold.EVERY` after each belt cycle, RANDOM (seed), AT one belt cycle."""
         self._library.tl_hold(self._chip, mode, ctypes.c_uint64(argument))
 
+    def fail_at(self, channel: int, address: int, times: int = -1) -> None:
+        """Answer bursts with that byte of a channel with an error, so often (-1: always).
+
+        Raises
+        ------
+        TokenloomError
+            When the memory is ideal, or there is no such channel.
+        """
+        if self._profile is None:
+            raise TokenloomError("the ideal memory has no errors; allowed is a memory with a model")
+        columns = self.hardware.array.columns
+        if not 0 <= channel < columns:
+            raise TokenloomError(f"channel is {channel}; allowed: 0 to {columns - 1}")
+        self._library.tl_error(self._chip, channel, ctypes.c_int64(address), ctypes.c_int64(times))
+
+    def memory_counters(self) -> list[Counters]:
+        """What each channel's memory has done; all zero for the ideal memory."""
+        result = []
+        for channel in range(self.hardware.array.columns):
+            result.append(Counters())
+            self._library.tl_counters(self._chip, channel, ctypes.byref(result[-1]))
+        return result
+
+    def _set_sampling(self, sampling: Sampling) -> None:
+        scale = sampling.scale(self.model)
+        value = SAMPLING.const(
+            {"seed": sampling.seed, "mantissa": scale.mantissa, "shift": scale.shift}
+        ).as_bits()
+        self._library.tl_sampling(
+            self._chip, (ctypes.c_uint32 * 3)(*(value >> 32 * i & 0xFFFFFFFF for i in range(3)))
+        )
+
     def generate(
-        self, prompt: Sequence[int], new: int, eos: Sequence[int] = (), slot: int = 0
+        self,
+        prompt: Sequence[int],
+        new: int,
+        eos: Sequence[int] = (),
+        slot: int = 0,
+        *,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[PassRecord]:
         """Play a prompt and sample; yields every pass as it ends.
 
@@ -224,7 +302,8 @@ class ChipDevice:
         Raises
         ------
         TokenloomError
-            When the prompt is empty or too long, or the chip hangs or finds no KV page.
+            When the prompt is empty or too long, the chip hangs, finds no KV page or gives up on
+            a memory error, or a rule of the memory's protocol is broken.
         """
         check_request(self.model, prompt, new)
         slots = self.hardware.memory.slots
@@ -236,14 +315,18 @@ class ChipDevice:
         tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
         known = tuple(eos)[:EOS_IDS]
         ends = (ctypes.c_uint32 * EOS_IDS)(*known)
+        self._set_sampling(sampling)
         self._library.tl_request(self._chip, tokens, len(prompt), new, slot, ends, len(known))
         token = ctypes.c_uint32()
         answers = True
         try:
             while True:
                 status = self._sliced(self._library.tl_run, ctypes.byref(token))
-                answers = status not in (4, 5)
+                answers = status not in (4, 5, 6)
+                if status == 6:
+                    raise TokenloomError(self._broken_rule())
                 if status == 3:
+                    self._raise_memory_error()
                     raise TokenloomError(
                         "the chip ended the request: no free KV page, or its context is full"
                     )
@@ -266,6 +349,27 @@ class ChipDevice:
             if status != 4:
                 break
         return status
+
+    def _raise_memory_error(self) -> None:
+        address, write = ctypes.c_uint64(), ctypes.c_int()
+        channel = self._library.tl_fault(self._chip, ctypes.byref(address), ctypes.byref(write))
+        if channel >= 0:
+            raise MemoryFault(
+                channel=channel,
+                address=address.value,
+                write=bool(write.value),
+                attempts=self.hardware.memory.retries + 1,
+            )
+
+    def _broken_rule(self) -> str:
+        rule, text = ctypes.c_char_p(), ctypes.c_char_p()
+        cycle, address = ctypes.c_int64(), ctypes.c_uint64()
+        found = (rule, text, cycle, address)
+        channel = self._library.tl_broken(self._chip, *(ctypes.byref(value) for value in found))
+        return broken_rule(
+            (rule.value or b"").decode(), (text.value or b"").decode(), f"channel {channel}",
+            cycle.value, address.value,
+        )  # fmt: skip
 
     def _record(self, token: int | None) -> PassRecord:
         count = self._library.tl_passes(self._chip, None)

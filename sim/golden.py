@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tokenloom.compiler.quantise import QLayer, QTensor, QuantModel
 from tokenloom.hw import formats as fx
+from tokenloom.sim.request import GREEDY, Sampling
 
 __all__ = ["ExactMatrix", "Golden", "Session", "exact_product"]
 
@@ -247,13 +248,16 @@ class Golden:
         return self.session().prefill(tokens, every_logit=True).astype(np.int64)
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
-        """The `count` tokens that greedy decoding appends, stopping after an end token."""
+        """`answer` without a temperature."""
+        return self.answer(prompt, count, GREEDY)
+
+    def answer(self, prompt: Sequence[int], count: int, sampling: Sampling) -> list[int]:
+        """The `count` tokens that decoding appends, stopping after an end token."""
         session = self.session()
         logits = session.prefill(prompt)[-1]
         result: list[int] = []
         while len(result) < count:
-            # argmax takes the lowest id among equals, as point 15 does.
-            result.append(int(np.argmax(logits)))
+            result.append(sampling.choose(self.model, logits, session.length - 1))
             if result[-1] in self.model.shape.eos or len(result) == count:
                 break
             logits = session.decode(result[-1])

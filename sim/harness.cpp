@@ -1,22 +1,34 @@
-// Drives the verilated chip: an ideal memory behind its channels, requests, and the record of a run.
-// Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_UNITS; with TL_TAP_WORDS
-// when the chip shows every operation's output.
+// Drives the verilated chip: a memory behind its channels, requests, and the record of a run.
+// Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_UNITS, TL_READS,
+// TL_WRITES; with TL_TAP_WORDS when the chip shows every operation's output.
+//
+// The simulator's top has a register in front of each of the memory's signals. So what `memory`
+// sets before a rising edge is what the chip sees after it, in the cycle in which the chip's own
+// outputs are looked at next: both sides see every handshake in the same cycle.
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <deque>
 #include <memory>
 #include <vector>
 
+#include "axi_checker.hpp"
+#include "memory_model.hpp"
+
 #include "Vchip.h"  // the simulator's top: the chip with its inputs registered
 #include "verilated.h"
+
+using namespace tokenloom;
 
 namespace {
 
 constexpr int C = TL_COLUMNS;
+static_assert(C <= 64, "the simulator drives at most 64 channels");
 constexpr int R = TL_ROWS;
 constexpr int WORD = TL_PORT_BYTES;
 constexpr int LANES = WORD / 4;
+static_assert(C <= 32, "two bits per channel, as of responses, are kept in 64");
 
 // A packed port is an integer or a VlWide; both as 32-bit words.
 template <typename T>
@@ -40,10 +52,13 @@ void set_words(T& port, int first, const uint32_t* words, int count) {
     std::memcpy(&port[first], words, size_t(count) * 4);
 }
 
+// A read that the ideal memory has yet to answer.
 struct Burst {
     uint64_t address;
     int words;
 };
+
+constexpr AxiChecker::Limits LIMITS = {WORD, TL_READS, TL_WRITES, 64};
 
 struct Pass {
     int32_t rows, pos, sample, pad;
@@ -59,8 +74,13 @@ struct Chip {
     VerilatedContext context;
     Vchip top{&context};
     std::vector<std::vector<uint8_t>> memory{C};
-    std::deque<Burst> reads[C];
-    bool answering[C] = {};
+    std::deque<Burst> reads[C];                // of the ideal memory
+    std::unique_ptr<MemoryModel> models[C];    // none: the memory is ideal
+    std::vector<AxiChecker> checkers{C, AxiChecker(LIMITS)};
+    AxiMaster master[C]{};
+    bool ideal = true;
+    int broken = -1;  // channel whose protocol is broken
+    uint64_t valid = 0;  // channels that give a word to the chip in this cycle
     std::vector<uint32_t> prompt;
     size_t prompt_at = 0;
     std::vector<Pass> passes;
@@ -72,23 +92,36 @@ struct Chip {
     int32_t hold_mode = 0;
     uint64_t hold_arg = 0, random = 1;
     int32_t fault = 0;
+    int32_t fault_channel = -1, fault_write = 0;
+    uint64_t fault_address = 0;
 
     Chip() {
         reset();
-        top.ar_ready = (1ull << C) - 1;
-        top.w_ready = (1ull << C) - 1;
     }
 
-    // The chip's memories keep what they hold.
+    // The chip's memories keep what they hold; behind its channels lies the ideal one. Requests and
+    // answers under way end before the reset does: an acknowledgement afterwards would be one of a
+    // write that the chip no longer knows.
     void reset() {
+        for (auto& queue : reads) queue.clear();
+        prompt.clear();
+        prompt_at = 0;
+        top.req_valid = top.prompt_valid = top.hold = 0;
         top.rst = 1;
-        for (int i = 0; i < 4; i++) edge();
+        top.r_valid = top.b_valid = 0;
+        top.r_resp = top.b_resp = 0;
+        valid = 0;
+        ideal = true;
+        checkers.assign(C, AxiChecker(LIMITS));
+        broken = -1;
+        for (int i = 0; i < 4; i++) {
+            edge();
+            // One edge for the register in front of the reset, one for the chip's own.
+            for (int c = 0; c < C && i > 1; c++) watch(c, {}, true);
+        }
         top.rst = 0;
         for (int i = 0; i < 2; i++) edge();
-        for (auto& queue : reads) queue.clear();
-        std::memset(answering, 0, sizeof answering);
-        top.r_valid = 0;
-        top.b_valid = 0;
+        top.ar_ready = top.aw_ready = top.w_ready = ~0ull >> (64 - C);
         in_pass = started = held = false;
         fault = 0;
     }
@@ -123,58 +156,114 @@ struct Chip {
     // One clock cycle: looks at the outputs, answers, and advances.
     void cycle() {
         record();
-        uint64_t valid = 0, acknowledged = 0;
-        for (int c = 0; c < C; c++) {
-            if (answering[c] && (bits(top.r_ready, c, 1))) {
-                Burst& burst = reads[c].front();
-                burst.address += WORD;
-                if (--burst.words == 0) reads[c].pop_front();
-                answering[c] = false;
-            }
-        }
-        // What the chip says in this cycle is taken at its end.
-        struct { bool ar, w; uint64_t address; int words; } taken[C];
-        for (int c = 0; c < C; c++) {
-            taken[c].ar = bits(top.ar_valid, c, 1);
-            if (taken[c].ar) {
-                taken[c].address = bits(top.ar_addr, c * TL_ADDR_BITS, TL_ADDR_BITS);
-                taken[c].words = int(bits(top.ar_len, 4 * c, 4)) + 1;
-            }
-            taken[c].w = bits(top.w_valid, c, 1);
-            if (taken[c].w) {
-                uint64_t address = bits(top.w_addr, 32 * c, 32);
-                if (uint8_t* to = at(c, address)) {
-                    for (int i = 0; i < WORD; i++)
-                        if (bits(top.w_strobe, WORD * c + i, 1))
-                            to[i] = uint8_t(bits(top.w_data, 8 * (WORD * c + i), 8));
-                }
-                acknowledged |= 1ull << c;
-            }
-        }
+        if (ideal) answer_at_once();
+        else answer_by_model();
         bool prompt_taken = top.prompt_valid && top.prompt_ready;
         bool request_taken = top.req_valid && top.req_ready;
         rise();
-        for (int c = 0; c < C; c++) {
-            if (!reads[c].empty() && !answering[c]) {
-                const uint8_t* from = at(c, reads[c].front().address);
-                if (from) {
-                    uint32_t words[LANES];
-                    std::memcpy(words, from, WORD);
-                    set_words(top.r_data, c * LANES, words, LANES);
-                }
-                answering[c] = true;
-            }
-            if (answering[c]) valid |= 1ull << c;
-            if (taken[c].ar) reads[c].push_back({taken[c].address, taken[c].words});
-        }
-        top.r_valid = valid;
-        top.b_valid = acknowledged;
         if (prompt_taken) prompt_at++;
         top.prompt_valid = prompt_at < prompt.size();
         if (top.prompt_valid) top.prompt_token = prompt[prompt_at];
         if (request_taken) top.req_valid = 0;
         top.hold = hold();
         fall();
+    }
+
+    // The ideal memory: always ready, a word in the next cycle, a write acknowledged in the next.
+    // It takes address and data of a write in the same cycle, since the chip shows them together.
+    void answer_at_once() {
+        uint64_t last = 0, taken = top.r_ready & valid;
+        for (uint64_t left = taken; left; left &= left - 1) {
+            Burst& burst = reads[std::countr_zero(left)].front();
+            burst.address += WORD;
+            if (--burst.words == 0) reads[std::countr_zero(left)].pop_front();
+        }
+        valid &= ~taken;
+        for (uint64_t left = top.ar_valid; left; left &= left - 1) {
+            int c = std::countr_zero(left);
+            reads[c].push_back({bits(top.ar_addr, c * TL_ADDR_BITS, TL_ADDR_BITS),
+                                int(bits(top.ar_len, 4 * c, 4)) + 1});
+        }
+        for (uint64_t left = top.w_valid; left; left &= left - 1) {
+            int c = std::countr_zero(left);
+            if (uint8_t* to = at(c, bits(top.aw_addr, 32 * c, 32))) {
+                for (int i = 0; i < WORD; i++)
+                    if (bits(top.w_strobe, WORD * c + i, 1))
+                        to[i] = uint8_t(bits(top.w_data, 8 * (WORD * c + i), 8));
+            }
+        }
+        for (int c = 0; c < C; c++) {
+            if (reads[c].empty()) continue;
+            if (reads[c].front().words == 1) last |= 1ull << c;
+            if (valid >> c & 1) continue;
+            if (const uint8_t* from = at(c, reads[c].front().address)) {
+                uint32_t words[LANES];
+                std::memcpy(words, from, WORD);
+                set_words(top.r_data, c * LANES, words, LANES);
+            }
+            valid |= 1ull << c;
+        }
+        top.r_valid = valid;
+        top.r_last = last;
+        top.b_valid = top.w_valid;
+    }
+
+    // The memory model behind every channel, each port watched by a checker.
+    void answer_by_model() {
+        uint64_t ar = 0, aw = 0, w = 0, r = 0, last = 0, resp = 0, b = 0, b_resp = 0;
+        for (int c = 0; c < C; c++) {
+            AxiSlave& out = models[c]->out;
+            watch(c, out, false);
+            bool waited = out.r_valid && !master[c].r_ready;
+            models[c]->cycle(master[c]);
+            ar |= uint64_t(out.ar_ready) << c;
+            aw |= uint64_t(out.aw_ready) << c;
+            w |= uint64_t(out.w_ready) << c;
+            r |= uint64_t(out.r_valid) << c;
+            last |= uint64_t(out.r_last) << c;
+            resp |= uint64_t(out.r_resp) << 2 * c;
+            b |= uint64_t(out.b_valid) << c;
+            b_resp |= uint64_t(out.b_resp) << 2 * c;
+            if (out.r_valid && !waited) {
+                uint32_t words[LANES];
+                std::memcpy(words, out.r_data, WORD);
+                set_words(top.r_data, c * LANES, words, LANES);
+            }
+        }
+        top.ar_ready = ar, top.aw_ready = aw, top.w_ready = w;
+        top.r_valid = r, top.r_last = last, top.r_resp = resp;
+        top.b_valid = b, top.b_resp = b_resp;
+    }
+
+    static void address(AxiAddress& to, bool valid, uint64_t addr, uint64_t len, uint64_t size,
+                        uint64_t burst, uint64_t id) {
+        to = {valid, uint8_t(id), uint8_t(len), uint8_t(size), uint8_t(burst), addr};
+    }
+
+    // Gathers what the chip drives on a port, and checks the port.
+    void watch(int c, const AxiSlave& slave, bool reset) {
+        AxiMaster& m = master[c];
+        m.ar.valid = bits(top.ar_valid, c, 1);
+        if (m.ar.valid)
+            address(m.ar, true, bits(top.ar_addr, c * TL_ADDR_BITS, TL_ADDR_BITS),
+                    bits(top.ar_len, 4 * c, 4), bits(top.ar_size, 3 * c, 3),
+                    bits(top.ar_burst, 2 * c, 2), bits(top.ar_id, TL_ID_BITS * c, TL_ID_BITS));
+        m.aw.valid = bits(top.aw_valid, c, 1);
+        if (m.aw.valid)
+            address(m.aw, true, bits(top.aw_addr, 32 * c, 32), bits(top.aw_len, 4 * c, 4),
+                    bits(top.aw_size, 3 * c, 3), bits(top.aw_burst, 2 * c, 2),
+                    bits(top.aw_id, TL_ID_BITS * c, TL_ID_BITS));
+        m.w_valid = bits(top.w_valid, c, 1);
+        if (m.w_valid) {
+            m.w_last = bits(top.w_last, c, 1);
+            m.w_id = bits(top.w_id, TL_ID_BITS * c, TL_ID_BITS);
+            m.w_strobe = bits(top.w_strobe, WORD * c, WORD);
+            std::memcpy(m.w_data, reinterpret_cast<const uint8_t*>(&top.w_data[0]) + WORD * c, WORD);
+        }
+        m.r_ready = bits(top.r_ready, c, 1);
+        m.b_ready = bits(top.b_ready, c, 1);
+        checkers[c].cycle(m, slave, reset);
+        if (checkers[c].rule && broken < 0) broken = c;
     }
 
     bool hold() {
@@ -200,6 +289,7 @@ struct Chip {
             for (auto& row : logits) row.clear();
             taps.clear();
         }
+        if (top.failed) in_pass = false;  // the rest of this pass will not come
         if (!in_pass) return;
         Pass& pass = passes.back();
         if (started && top.over) {
@@ -251,6 +341,48 @@ void tl_memory(Chip* chip, int channel, const uint8_t* data, uint64_t size, uint
     auto& memory = chip->memory[channel];
     memory.assign(total, 0);
     std::memcpy(memory.data(), data, size);
+    if (!chip->ideal) chip->models[channel]->place(memory.data(), memory.size());
+}
+
+// Puts the memory model behind every channel; `timing` is that of sim/memory.py.
+void tl_model(Chip* chip, const int64_t* timing, uint64_t seed) {
+    MemoryTiming figures;
+    std::memcpy(&figures, timing, sizeof figures);
+    for (int c = 0; c < C; c++) {
+        auto& memory = chip->memory[c];
+        chip->models[c] = std::make_unique<MemoryModel>(figures, seed * 256 + uint64_t(c),
+                                                        memory.data(), memory.size());
+    }
+    chip->ideal = false;
+}
+
+// An error at one place of one channel.
+void tl_error(Chip* chip, int channel, int64_t address, int64_t times) {
+    chip->models[channel]->fail_at(address, times);
+}
+
+void tl_counters(Chip* chip, int channel, MemoryModel::Counters* to) {
+    *to = chip->ideal ? MemoryModel::Counters{} : chip->models[channel]->count;
+}
+
+// Other limits for the checkers than the chip's own.
+void tl_limits(Chip* chip, int64_t reads, int64_t writes) {
+    chip->checkers.assign(C, AxiChecker({WORD, reads, writes, LIMITS.patience}));
+}
+
+// The channel whose protocol is broken, -1 if none is.
+int tl_broken(Chip* chip, const char** rule, const char** text, int64_t* cycle, uint64_t* address) {
+    if (chip->broken < 0) return -1;
+    const AxiChecker& checker = chip->checkers[chip->broken];
+    *rule = axi_rule_name(checker.rule), *text = axi_rule_text(checker.rule);
+    *cycle = checker.cycle_of, *address = checker.address_of;
+    return chip->broken;
+}
+
+// What the chip says of the memory error that ended a request; -1 if there was none.
+int tl_fault(Chip* chip, uint64_t* address, int* write) {
+    *address = chip->fault_address, *write = chip->fault_write;
+    return chip->fault_channel;
 }
 
 void tl_peek(Chip* chip, int channel, uint64_t address, uint8_t* to, uint64_t size) {
@@ -274,6 +406,11 @@ void tl_hold(Chip* chip, int mode, uint64_t argument) {
     chip->random = argument | 1;
 }
 
+// Seed and temperature of the next request (`hw/noise.py`, SAMPLING).
+void tl_sampling(Chip* chip, const uint32_t* words) {
+    set_words(chip->top.req_sampling, 0, words, 3);
+}
+
 void tl_request(Chip* chip, const uint32_t* tokens, int count, int fresh, int slot,
                 const uint32_t* eos, int eos_count) {
     Vchip& top = chip->top;
@@ -291,14 +428,19 @@ void tl_request(Chip* chip, const uint32_t* tokens, int count, int fresh, int sl
 }
 
 // Runs until a token comes out. Returns 1 (token), 2 (last token), 3 (request failed),
-// 4 (nothing within the cycles allowed), 5 (an address outside the memory), 0 (a pass without a
-// token has ended).
+// 4 (nothing within the cycles allowed), 5 (an address outside the memory), 6 (a rule of the
+// memory's protocol is broken), 0 (a pass without a token has ended).
 int tl_run(Chip* chip, int64_t most, uint32_t* token) {
     bool was_in_pass = chip->in_pass;
     for (int64_t i = 0; i < most; i++) {
         if (chip->fault) return 5;
+        if (chip->broken >= 0) return 6;
         bool out = chip->top.out_valid, last = chip->top.out_last, failed = chip->top.failed;
         *token = chip->top.out_token;
+        if (failed) {
+            chip->fault_channel = chip->top.fault ? int(chip->top.fault_channel) : -1;
+            chip->fault_address = chip->top.fault_addr, chip->fault_write = chip->top.fault_write;
+        }
         chip->cycle();
         if (out) return last ? 2 : 1;
         if (failed) {

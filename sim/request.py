@@ -3,11 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy.typing as npt
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.quantise import QuantModel
+from tokenloom.hw.sampling import SEED_BITS, NoiseScale, noise_scale, sample
 
-__all__ = ["check_request", "check_tokens"]
+__all__ = ["GREEDY", "Sampling", "check_request", "check_tokens"]
+
+_COLDEST, _HOTTEST = 0.001, 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a request's tokens are chosen (docs/numbers.md, point 16).
+
+    Attributes
+    ----------
+    temperature : float
+        0: the largest logit. Otherwise tokens are drawn from softmax(logits / temperature).
+    seed : int
+        Of the draws; the same seed gives the same tokens.
+
+    Raises
+    ------
+    TokenloomError
+        When one is not allowed; the message says what is.
+    """
+
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature != 0 and not _COLDEST <= self.temperature <= _HOTTEST:
+            raise TokenloomError(
+                f"temperature {self.temperature:g} is impossible; allowed: 0 (the most probable "
+                f"token), or {_COLDEST:g} to {_HOTTEST:g}"
+            )
+        if not 0 <= self.seed < 1 << SEED_BITS:
+            raise TokenloomError(
+                f"seed {self.seed} is impossible; allowed: 0 to {(1 << SEED_BITS) - 1}"
+            )
+
+    def scale(self, model: QuantModel) -> NoiseScale:
+        """The temperature in units of the model's scores."""
+        try:
+            return noise_scale(self.temperature, model.f_logit)
+        except ValueError as error:
+            raise TokenloomError(str(error)) from error
+
+    def choose(self, model: QuantModel, logits: npt.ArrayLike, position: int) -> int:
+        """The token behind the one at `position`, whose logits [vocab] these are."""
+        return sample(logits, position, self.scale(model), self.seed)
+
+
+GREEDY = Sampling()
 
 
 def check_request(model: QuantModel, prompt: Sequence[int], new: int) -> None:

@@ -19,11 +19,13 @@ from typing import IO
 from amaranth.lib.wiring import In
 
 from tokenloom.compiler.errors import TokenloomError
+from tokenloom.hw.axi import ID_BITS, READS, WRITES
 from tokenloom.hw.block import emit
 from tokenloom.hw.chip import Chip
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
 from tokenloom.hw.taps import tap_words
+from tokenloom.sim.memory import model_sources
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 
 __all__ = ["build", "chip_verilog", "with_dirty_memories", "write_verilog"]
@@ -103,8 +105,8 @@ def with_dirty_memories(texts: dict[str, str], seed: int = 1) -> dict[str, str]:
 # Inputs that reach the chip through a register: logic that hangs on an input directly is evaluated
 # twice per cycle, and almost everything hangs on the reset.
 _REGISTERED = {
-    "rst", "cfg_we", "cfg_sel", "cfg_addr", "cfg_data", "r_valid", "r_data", "b_valid", "hold",
-    "ar_ready", "w_ready",
+    "rst", "cfg_we", "cfg_sel", "cfg_addr", "cfg_data", "hold", "ar_ready", "r_valid", "r_data",
+    "r_resp", "r_last", "aw_ready", "w_ready", "b_valid", "b_resp",
 }  # fmt: skip
 
 
@@ -190,6 +192,9 @@ def build(
         "TL_PORT_BYTES": port // 8,
         "TL_ADDR_BITS": 32 + (port // 8).bit_length() - 1,
         "TL_UNITS": len(Unit),
+        "TL_ID_BITS": ID_BITS,
+        "TL_READS": READS,
+        "TL_WRITES": WRITES,
     }
     if taps:
         macros["TL_TAP_WORDS"] = tap_words(hardware)
@@ -198,7 +203,8 @@ def build(
     model = _digest(*texts.values(), *_VERILATE, *VERILATOR_FLAGS, *_SPEED, *_MAKE)
     folder = build_root() / "simulator" / f"{hardware.name}{_TAPS * taps}{_DIRTY * dirty}-{model}"
     objects, done = folder / "obj", folder / ".done"
-    library = folder / f"libchip-{_digest(_HARNESS.read_text(), defines)}.so"
+    sources = [path.read_text() for path in (_HARNESS, *model_sources())]
+    library = folder / f"libchip-{_digest(*sources, defines)}.so"
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / ".lock", step) as lock:
         env = os.environ | environment()
@@ -208,8 +214,8 @@ def build(
             write_verilog(texts, folder / "rtl")
             step("verilate")
             command = ["verilator", *_VERILATE, *VERILATOR_FLAGS, *_SPEED, "-Mdir", str(objects)]
-            sources = sorted((folder / "rtl").glob("*.v"))
-            _run([*command, *map(str, sources)], env, folder / "verilate.log", lock)
+            verilog = sorted((folder / "rtl").glob("*.v"))
+            _run([*command, *map(str, verilog)], env, folder / "verilate.log", lock)
             step("compile the simulator")
             command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *_MAKE]
             _run([*command, "libVchip.a", "libverilated.a"], env, folder / "make.log", lock)
@@ -218,7 +224,7 @@ def build(
             root = env.get("VERILATOR_ROOT") or _system_root(env)
             temporary = folder / f"libchip.{os.getpid()}.so"
             command = "g++ -std=c++20 -O2 -march=native -fPIC -shared -Wl,-z,defs".split()
-            command += [*defines.split(), f"-I{objects}"]
+            command += [*defines.split(), f"-I{objects}", f"-I{_HARNESS.parent}"]
             command += [f"-I{root}/include", f"-I{root}/include/vltstd", str(_HARNESS)]
             command += [str(objects / "libVchip.a"), str(objects / "libverilated.a"), "-lpthread"]
             try:

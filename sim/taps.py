@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from tokenloom.hw.row_lane import Target
 from tokenloom.hw.taps import tap_places
 from tokenloom.sim.chip_device import ChipDevice, PassRecord
 from tokenloom.sim.golden import Golden
+from tokenloom.sim.request import GREEDY, Sampling
 
 __all__ = ["MISSING", "OperationDifference", "PassTaps", "first_difference"]
 
@@ -260,7 +262,7 @@ class PassTaps:
         slots = max(1, self.hardware.max_group)
         names = ("unit", "row", "target", "bank", "addr", "last", "layer", "head", "block", "shift")
         columns = {name: field(f"block_{name}", 0, "block_valid") for name in names}
-        codes = _bytes(field("block_codes", 0, "block_valid"))
+        codes = _signed_parts(field("block_codes", 0, "block_valid"), np.int16)
         norms, contexts = self._queue(Unit.NORM), [op for _, op in self._contexts()]
         operands = self._to(Dest.QUERY, Dest.GATE_UP)
         kv = {
@@ -340,8 +342,8 @@ class PassTaps:
         slots = address >> block_bits & ((1 << slot_bits) - 1)
         blocks = address & ((1 << block_bits) - 1)
         banks = address >> (block_bits + slot_bits)
-        high = _bytes(field("prob_high", lane, "prob_valid"))
-        low = _bytes(field("prob_low", lane, "prob_valid"))
+        high = _signed_parts(field("prob_high", lane, "prob_valid"), np.int8)
+        low = _signed_parts(field("prob_low", lane, "prob_valid"), np.int8)
         shifts = field("prob_shift", lane, "prob_valid")
         for op_index, i in _turns(slots * (1 << 20) + blocks):
             place = owner(int(slots[i]))
@@ -398,10 +400,10 @@ def _signed(words: Array) -> Array:
     return words.astype(np.uint32).view(np.int32).astype(np.int64)
 
 
-def _bytes(words: Array) -> Array:
-    """[n, words] as signed bytes [n, 4 * words], the lowest first."""
+def _signed_parts(words: Array, kind: type[np.signedinteger[Any]]) -> Array:
+    """[n, words] as signed integers of `kind`, the lowest bits first."""
     packed = np.ascontiguousarray(words.astype("<u4"))
-    return packed.view(np.int8).astype(np.int64)
+    return packed.view(kind).astype(np.int64)
 
 
 def first_difference(
@@ -410,6 +412,8 @@ def first_difference(
     prompt: Sequence[int],
     new: int,
     update: Callable[[int], None] = lambda done: None,
+    *,
+    sampling: Sampling = GREEDY,
 ) -> OperationDifference | None:
     """Play a request on a chip with taps; compare every operation with the golden model.
 
@@ -424,6 +428,8 @@ def first_difference(
         Tokens to sample.
     update : callable
         Told how many passes are equal.
+    sampling : Sampling
+        The request's.
 
     Returns
     -------
@@ -433,7 +439,7 @@ def first_difference(
     recorder = _Recorder()
     session = Golden(model, recorder).session()
     ids = list(prompt)
-    for number, record in enumerate(chip.generate(prompt, new)):
+    for number, record in enumerate(chip.generate(prompt, new, sampling=sampling)):
         session.prefill(ids[record.pos : record.pos + record.rows], every_logit=True)
         found = _compare(chip, model, record, number, recorder.arrays)
         if found is not None:

@@ -10,22 +10,21 @@ from rich.table import Table
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
+from tokenloom.sim.memory import IDEAL, memory_profile
 
 if TYPE_CHECKING:
     from tokenloom.host.prepare import Prepared
 
-__all__ = ["MEMORIES", "check_memory", "run"]
-
-MEMORIES = ("ideal",)
-"""Memory models that the simulated board has."""
+__all__ = ["check_memory", "run"]
 
 
-def check_memory(name: str) -> None:
-    """Raise TokenloomError for a memory that does not exist."""
-    if name not in MEMORIES:
+def check_memory(name: str, device: str) -> None:
+    """Raise TokenloomError for a memory that does not exist, or that the device does not have."""
+    memory_profile(name)
+    if name != IDEAL and device == "golden":
         raise TokenloomError(
-            f"--memory {name}: there is no such memory model; allowed is only 'ideal', which "
-            "answers every read in the next cycle"
+            f"--memory {name}: the golden device has no memory to simulate; allowed is only "
+            f"'{IDEAL}'"
         )
 
 
@@ -53,9 +52,12 @@ def run(
     overrides: Sequence[str],
     prompt: str,
     max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
     raw: bool = False,
     ignore_eos: bool = False,
-    memory: str = "ideal",
+    memory: str = IDEAL,
+    memory_seed: int = 1,
     device: str = "verilator",
     check: bool = False,
     fallback: str | None = None,
@@ -70,12 +72,16 @@ def run(
     prompt : str
     max_tokens : int
         Most tokens to generate.
+    temperature, seed
+        As in `sim.request.Sampling`.
     raw : bool
         Leave the chat template out.
     ignore_eos : bool
         Go on behind an end-of-text token.
     memory, device : str
         Names.
+    memory_seed : int
+        Of everything about the memory that is left to chance.
     check : bool
         Compare every logit and token with the golden model.
     fallback : str, optional
@@ -94,7 +100,7 @@ def run(
     TokenloomError
         If something of the input is unusable.
     """
-    check_memory(memory)
+    check_memory(memory, device)
     from tokenloom.host.device import open_device
     from tokenloom.host.prepare import prepare, prompt_ids
     from tokenloom.host.session import (
@@ -106,8 +112,9 @@ def run(
         with_operation,
     )
     from tokenloom.host.work import pass_work, roof
-    from tokenloom.sim.request import check_tokens
+    from tokenloom.sim.request import Sampling, check_tokens
 
+    sampling = Sampling(temperature=temperature, seed=seed)
     ready = prepare(model, board, overrides, fallback=fallback)
     ids = prompt_ids(ready.text, prompt, raw=raw)
     if not ids:
@@ -116,7 +123,9 @@ def run(
     check_room(ready, len(ids), max_tokens)
     quantised = ready.quantise()
     with progress.steps() as step:
-        chip = open_device(device, quantised, ready.hardware, step)
+        chip = open_device(
+            device, quantised, ready.hardware, step, memory=memory, memory_seed=memory_seed
+        )
     try:
         schedule = predictor(chip)
         played: list[Played] = []
@@ -136,7 +145,9 @@ def run(
             try:
                 with ExitStack() as bar:
                     update = bar.enter_context(progress.counter("prompt passes", prompt_passes))
-                    for one in play(chip, ids, max_tokens, eos, keep_logits=check):
+                    for one in play(
+                        chip, ids, max_tokens, eos, sampling=sampling, keep_logits=check
+                    ):
                         played.append(one)
                         update(min(len(played), prompt_passes))
                         if one.record.token is not None:
@@ -149,11 +160,15 @@ def run(
             if check:
                 records = [one.record for one in played]
                 with progress.counter("compare with the golden model", len(records)) as update:
-                    difference = compare_with_golden(quantised, ids, records, update)
+                    difference = compare_with_golden(
+                        quantised, ids, records, update, sampling=sampling
+                    )
                 compared = True
                 if difference is not None:
                     with progress.steps() as step:
-                        difference = with_operation(difference, chip, ids, records, step)
+                        difference = with_operation(
+                            difference, chip, ids, records, step, sampling=sampling
+                        )
             complete = True
     finally:
         chip.close()
@@ -186,6 +201,9 @@ def run(
         "board": ready.hardware.name,
         "device": chip.name,
         "memory": memory,
+        "memory_seed": memory_seed,
+        "temperature": temperature,
+        "seed": seed,
         "prompt_tokens": ids,
         "tokens": tokens,
         "text": "".join(pieces),

@@ -91,8 +91,11 @@ def test_run_reports_the_first_difference(monkeypatch, capsys, tmp_path, model):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["--memory", "ddr4"], "--memory ddr4: there is no such memory model; allowed is only"),
+        (["--memory", "hbm3"], "no such memory model; allowed are ideal, hbm2, ddr4, onchip"),
+        (["--memory", "ddr4"], "--memory ddr4: the golden device has no memory to simulate"),
         (["--max-tokens", "100"], "--max-tokens 100: the prompt has 16 tokens and the context"),
+        (["--temperature", "-0.5"], "temperature -0.5 is impossible; allowed: 0 (the most"),
+        (["--seed", "-1"], "seed -1 is impossible; allowed: 0 to 18446744073709551615"),
         (["--prompt", "", "--raw"], "--prompt has no tokens"),
         (["-P", "array.colums=2"], "unknown key array.colums"),
         (["-P", "maxima.width=32"], "its width is 64, maxima.width is 32"),
@@ -102,6 +105,26 @@ def test_run_reports_the_first_difference(monkeypatch, capsys, tmp_path, model):
 def test_run_errors(monkeypatch, capsys, model, args, text):
     base = ["run", "--model", model, "--board", "mini", "--device", "golden", "--prompt", "ab"]
     assert text in failed(monkeypatch, capsys, *base, *args)
+
+
+def test_run_with_temperature_and_seed(monkeypatch, tmp_path, model):
+    base = ["run", "--model", model, "--board", "mini", "--device", "golden", "--prompt", "ab"]
+    file = tmp_path / "run.json"
+
+    def run(*args: Any) -> dict[str, Any]:
+        assert call(monkeypatch, *base, "--max-tokens", 12, "--check", "--json", file, *args) == 0
+        result = json.loads(file.read_text())
+        assert result["golden_match"] is True
+        return result
+
+    greedy = run()
+    assert (greedy["temperature"], greedy["seed"]) == (0.0, 0)
+    assert run("--seed", 5)["tokens"] == greedy["tokens"]
+    warm = run("--temperature", 1.5, "--seed", 5)
+    assert (warm["temperature"], warm["seed"]) == (1.5, 5)
+    assert run("--temperature", 1.5, "--seed", 5)["tokens"] == warm["tokens"]
+    other = run("--temperature", 1.5, "--seed", 6, "-P", "array.rows=1")
+    assert len({str(one["tokens"]) for one in (greedy, warm, other)}) == 3
 
 
 def test_run_names_a_missing_model(monkeypatch, capsys, tmp_path):

@@ -107,8 +107,8 @@ def test_frozen():
 @pytest.mark.parametrize(
     ("override", "allowed"),
     [
-        ("array.columns=1", "power of two from 2 to 256"),
         ("array.columns=0", "power of two from 2 to 256"),
+        ("array.columns=1", "RoPE takes a pair of values in successive cycles"),
         ("array.columns=512", "power of two from 2 to 256"),
         ("array.columns=3", "power of two from 2 to 256"),
         ("array.lanes=48", "32, because"),
@@ -181,6 +181,11 @@ def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
             65536,
         ),
         (
+            ["maxima.vocab=131070", "maxima.width=8193", "maxima.layers=1"],
+            "maxima.width in blocks, times an operation's tiles",
+            2**24 - 1,
+        ),
+        (
             ["maxima.ffn=32736", "maxima.width=32736", "maxima.layers=1", "norm_lanes=32"],
             "maxima.ffn and the other maxima in operand blocks",
             2**OPERAND_BITS,
@@ -213,6 +218,7 @@ def test_maxima_beyond_the_instructions_fields(overrides, key, limit):
         ["maxima.layers=255", "maxima.kv_heads=4", "maxima.head_size=16"],
         ["maxima.heads=63", "maxima.kv_heads=1"],
         ["maxima.vocab=131070"],
+        ["maxima.vocab=131070", "maxima.width=8192", "maxima.layers=1"],
         ["memory.port_bits=256", "memory.page_tokens=32"],
         ["array.columns=64", "array.drain=32"],
     ],

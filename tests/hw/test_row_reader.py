@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.test_tape_reader import ReadMemory, begin, configured, join, write_codebook
+from tests.hw.test_tape_reader import begin, configured, join, read_memory, write_codebook
 from tokenloom.compiler.pack import pack_row, row_bytes
 from tokenloom.hw.row_reader import RowReader
 from tokenloom.sim.bench import run_block
@@ -85,7 +85,7 @@ async def rows(dut):
     )
     # A row without blocks gives nothing.
     requests.insert(3, (0, 0, 0))
-    ReadMemory(dut, image, random, word=given["port_bits"] // 8, ideal=False, latency=5).start()
+    read_memory(dut, image, word=given["port_bits"] // 8, ideal=False)
     cocotb.start_soon(drive_requests(dut, requests, random, ideal=False))
     await expect_blocks(dut, expected, random, ideal=False)
     for _ in range(20):
@@ -102,7 +102,7 @@ async def speed(dut):
     image, requests, expected = make_rows(
         rng, port_bits=given["port_bits"], lengths=[(most, True)], codebook=range(16)
     )
-    ReadMemory(dut, image, random, word=given["port_bits"] // 8, ideal=True).start()
+    read_memory(dut, image, word=given["port_bits"] // 8, ideal=True)
     cocotb.start_soon(drive_requests(dut, requests, random, ideal=True))
     assert await expect_blocks(dut, expected, random, ideal=True) <= most + 1
 

@@ -1,6 +1,6 @@
 """The tape reader: all kinds mixed, any timing on every side, and one beat per cycle."""
 
-from collections import deque
+import dataclasses
 
 import cocotb
 import numpy as np
@@ -12,77 +12,20 @@ from tokenloom.compiler.pack import pack_codes, pack_weights, weights_bytes
 from tokenloom.hw.kv_layout import KvLayout
 from tokenloom.hw.tape_format import TapeKind
 from tokenloom.hw.tape_reader import TapeReader
+from tokenloom.sim.axi_bench import AxiMemory
 from tokenloom.sim.bench import parameters, run_block, seeded
+from tokenloom.sim.memory import memory_profile
+
+# A memory that never lets a reader wait.
+EAGER = dataclasses.replace(memory_profile("onchip"), bytes_per_ns=1000.0, latency=1.0)
 
 
-class ReadMemory:
-    """A memory behind one ar/r port: in order, with latency and random or ideal handshakes."""
-
-    def __init__(self, dut, image, random, *, word, ideal, prefix="", latency=20):
-        self.image, self.random, self.word, self.ideal = image, random, word, ideal
-        self.latency = 2 if latency is None else latency
-        self.port = {
-            name: getattr(dut, f"{prefix}{name}")
-            for name in (
-                "ar_valid",
-                "ar_ready",
-                "ar_addr",
-                "ar_len",
-                "r_valid",
-                "r_ready",
-                "r_data",
-            )
-        }
-        self.dut = dut
-        self.bursts = []
-        self.most_words = 0
-
-    def start(self):
-        cocotb.start_soon(self._run())
-
-    async def _run(self):
-        port, queue, now = self.port, deque(), 0
-        port["ar_ready"].value = 0
-        port["r_valid"].value = 0
-        held = None
-        while True:
-            await RisingEdge(self.dut.clk)
-            now += 1
-            # Values sampled just at the edge are those before it.
-            if port["ar_valid"].value == 1:
-                request = (int(port["ar_addr"].value), int(port["ar_len"].value) + 1)
-                assert held in (None, request), "a burst changed while it waited"
-                if port["ar_ready"].value == 1:
-                    held = None
-                    address, words = request
-                    assert address % self.word == 0
-                    end = address + words * self.word
-                    assert address // 4096 == (end - 1) // 4096, "a burst crosses 4 KiB"
-                    self.bursts.append(request)
-                    for i in range(words):
-                        low = address + i * self.word
-                        data = bytes(self.image[low : low + self.word])
-                        assert len(data) == self.word, "read outside the memory"
-                        queue.append((now + self.latency, int.from_bytes(data, "little")))
-                    self.most_words = max(self.most_words, len(queue))
-                else:
-                    held = request
-            else:
-                assert held is None, "a burst was withdrawn"
-            if port["r_valid"].value == 1 and port["r_ready"].value == 1:
-                queue.popleft()
-                port["r_valid"].value = 0
-                offered = False
-            else:
-                offered = port["r_valid"].value == 1
-            await FallingEdge(self.dut.clk)
-            port["ar_ready"].value = 1 if self.ideal else self.random.random() < 0.6
-            ready = queue and queue[0][0] <= now
-            if ready and (offered or self.ideal or self.random.random() < 0.7):
-                port["r_valid"].value = 1
-                port["r_data"].value = queue[0][1]
-            else:
-                port["r_valid"].value = 0
+def read_memory(dut, image, *, word, ideal):
+    """A memory behind the block's ar/r port: hostile, or one that never lets it wait."""
+    profile = EAGER if ideal else memory_profile("hbm2")
+    memory = AxiMemory(dut, profile, 5, bytes(image), beat_bytes=word, reads=profile.reads)
+    memory.start()
+    return memory
 
 
 async def begin(dut, inputs):
@@ -252,8 +195,7 @@ async def mixed(dut, *, own_codebook):
             tape.weights(4 if kind == TapeKind.Q4 else 8, blocks)
     # A command without blocks leaves no trace.
     tape.commands.insert(5, (TapeKind.Q8, 1, 2, 0, 0))
-    memory = ReadMemory(dut, tape.image, random, word=tape.word, ideal=False, latency=5)
-    memory.start()
+    memory = read_memory(dut, tape.image, word=tape.word, ideal=False)
     cocotb.start_soon(drive_commands(dut, tape.commands, random, ideal=False))
     await expect_beats(dut, tape.beats, random, ideal=False, limit=20 * len(tape.beats) + 2000)
     for _ in range(20):
@@ -279,7 +221,6 @@ async def throughput(dut):
     await begin(dut, INPUTS)
     bpb = given["lanes"] // 32
     tape = Tape(rng, port_bits=given["port_bits"], lanes=given["lanes"], codebook=range(16))
-    memory = ReadMemory(dut, tape.image, random, word=tape.word, ideal=True)
     await write_codebook(dut, range(16))
     plans = [
         ("Q4", lambda: [tape.weights(4, 640 * bpb)]),
@@ -287,13 +228,15 @@ async def throughput(dut):
         ("commands", lambda: [tape.weights(4, 40 * bpb) for _ in range(10)]),
         ("V", lambda: [tape.v_page(512 * bpb)]),
     ]
-    memory.start()
+    made = []
     for name, make in plans:
+        make()
+        made.append((name, list(tape.commands), list(tape.beats)))
         tape.commands.clear()
         tape.beats.clear()
-        make()
-        cocotb.start_soon(drive_commands(dut, tape.commands, random, ideal=True))
-        beats = list(tape.beats)
+    read_memory(dut, tape.image, word=tape.word, ideal=True)
+    for name, commands, beats in made:
+        cocotb.start_soon(drive_commands(dut, commands, random, ideal=True))
         cycles = await expect_beats(dut, beats, random, ideal=True, limit=4 * len(beats) + 400)
         bits = 4 if name in ("Q4", "commands") else 8
         words = len(beats) * bits * given["lanes"] / given["port_bits"]

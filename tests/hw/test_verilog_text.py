@@ -142,3 +142,12 @@ endmodule
 )
 def test_next_states_with_other_readers_stay(text: str) -> None:
     assert with_clocked_processes(text) == text
+
+
+def test_least_maxima_leave_no_signal_without_bits() -> None:
+    """One page, one row, one word: counters of one value still have a bit, as Verilog wants."""
+    one = "width ffn heads kv_heads vocab positions layers".split()
+    overrides = [f"maxima.{name}=1" for name in one] + ["maxima.head_size=2"]
+    overrides += ["array.rows=1", "array.drain=1", "memory.pages=1", "memory.slots=1"]
+    for name, text in chip_verilog(config.load("mini", [*overrides, "norm_lanes=32"])).items():
+        assert "[-1:" not in text, name

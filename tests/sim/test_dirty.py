@@ -1,5 +1,7 @@
 """No bit depends on what the chip's memories held before: noise at power-up, another model."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from tests.models_for_tests import random_model
 from tokenloom.compiler.quantise import quantise
 from tokenloom.host.session import compare_with_golden
 from tokenloom.hw.config import load
+from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.sim import chip_device
 from tokenloom.sim.chip_device import ChipDevice
 from tokenloom.sim.simulator import build, chip_verilog, with_dirty_memories
@@ -63,7 +66,7 @@ def test_buffers_are_dirty_and_tables_are_not():
     changed = {name for name in clean if dirty[name] != clean[name]}
     assert {"context_buffer", "operand_buffer", "residual", "scores", "v_exponents"} <= changed
     assert {"dot_element", "kv_manager", "array_control", "tape_control"} <= changed
-    assert not changed & {"softmax", "rsqrt", "reciprocal", "column", "chip"}
+    assert not changed & {"softmax", "rsqrt", "reciprocal", "noise", "column", "chip"}
     assert with_dirty_memories(clean) == dirty
 
 
@@ -96,3 +99,17 @@ def test_another_model_after_an_abandoned_request(device):
     chip.replace(quantise(random_model(**SHAPES["odd"])))
     check(chip, 5)
     run.close()
+
+
+def test_reset_in_mid_flight(device):
+    """Whatever a request has under way when the reset comes: the next one knows nothing of it."""
+    model = quantise(random_model(**SHAPES["smallest"]))
+    chip, token = device(model), ctypes.c_uint32()
+    ends = (ctypes.c_uint32 * EOS_IDS)()
+    prompt = (ctypes.c_uint32 * 3)(1, 2, 3)
+    for cycles in range(260):
+        chip._library.tl_request(chip._chip, prompt, len(prompt), 4, 1, ends, 0)
+        status = chip._library.tl_run(chip._chip, ctypes.c_int64(cycles), ctypes.byref(token))
+        assert status == 4, "the pass is still under way"
+        chip.replace(model)
+        check(chip, 2, 1)

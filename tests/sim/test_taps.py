@@ -16,6 +16,8 @@ from tokenloom.hw.isa import Unit
 from tokenloom.hw.taps import tap_places, tap_words
 from tokenloom.sim import chip_device
 from tokenloom.sim.chip_device import ChipDevice
+from tokenloom.sim.golden import Golden
+from tokenloom.sim.request import Sampling
 from tokenloom.sim.simulator import build, chip_verilog
 from tokenloom.sim.taps import first_difference
 
@@ -71,6 +73,21 @@ def test_every_operation_is_equal(name, count, device):
 def test_every_operation_is_equal_over_pages(kind, device):
     model = quantise(random_model(**SMALL, kind=kind))
     assert first_difference(device(model), model, prompt_for(model, PAGE - 3), 6) is None
+
+
+def test_a_sampled_request_is_played_as_it_was(device):
+    model, sampling = quantise(random_model(**SMALL)), Sampling(temperature=1.5, seed=9)
+    chip, tokens = device(model), []
+    generate = chip.generate
+
+    def recorded(*args, **options):
+        for record in generate(*args, **options):
+            tokens.append(record.token)
+            yield record
+
+    chip.generate = recorded
+    assert first_difference(chip, model, [1, 2], 8, sampling=sampling) is None
+    assert tokens == Golden(model).answer([1, 2], 8, sampling)
 
 
 def test_the_normal_chip_has_no_taps():

@@ -1,0 +1,146 @@
+"""Temperature and seed on the whole chip: the golden model's tokens, for every array shape."""
+
+import numpy as np
+import pytest
+
+from tests.deep import DEEP, deep
+from tests.models_for_tests import random_model
+from tokenloom.compiler.errors import TokenloomError
+from tokenloom.compiler.image import lay_out
+from tokenloom.compiler.program import compile_program
+from tokenloom.compiler.quantise import quantise
+from tokenloom.compiler.schedule import predict
+from tokenloom.host.golden_device import GoldenDevice
+from tokenloom.host.session import compare_with_golden
+from tokenloom.hw.config import load
+from tokenloom.hw.noise import Noise
+from tokenloom.sim.chip_device import ChipDevice, Hold
+from tokenloom.sim.golden import Golden
+from tokenloom.sim.request import GREEDY, Sampling
+
+SMALL = dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2, tied=False)
+NARROW = dict(width=2, ffn=1, heads=1, kv_heads=1, head_size=2, vocab=2, layers=1)
+PROMPT = [1, 7, 3, 30, 2]
+WARM = Sampling(temperature=1.5, seed=0x0123456789ABCDEF)
+
+
+def shape(columns, rows, drain):
+    sizes = {"columns": columns, "rows": rows, "drain": drain}
+    return [f"array.{name}={value}" for name, value in sizes.items()]
+
+
+SHAPES = [
+    shape(2, 2, 2),  # mini as it is
+    deep(shape(4, 1, 4)),
+    deep(shape(4, 4, 2)),
+    deep(shape(2, 1, 1)),
+]
+
+
+@pytest.fixture
+def device():
+    """Makes devices, and frees them after the test."""
+    made = []
+
+    def make(model, overrides=()):
+        made.append(ChipDevice(model, load("mini", overrides)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def tokens(device, new, sampling, prompt=PROMPT):
+    records = list(device.generate(prompt, new, sampling=sampling))
+    assert compare_with_golden(device.model, prompt, records, sampling=sampling) is None
+    return [record.token for record in records if record.sample]
+
+
+@pytest.mark.parametrize("overrides", SHAPES, ids=lambda o: "-".join(o))
+def test_the_same_seed_gives_the_same_tokens_for_every_shape(overrides, device):
+    model = quantise(random_model(**SMALL))
+    chip, golden = device(model, overrides), Golden(model)
+    for sampling in (WARM, Sampling(temperature=0.3, seed=1), GREEDY):
+        assert tokens(chip, 30, sampling) == golden.answer(PROMPT, 30, sampling)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_the_golden_device_takes_prompts_in_any_pieces(rows):
+    model = quantise(random_model(**SMALL))
+    device = GoldenDevice(model, load("mini", [f"array.rows={rows}"]))
+    assert tokens(device, 20, WARM) == Golden(model).answer(PROMPT, 20, WARM)
+
+
+def test_requests_do_not_leave_noise_behind(device):
+    """Greedy after a seeded request, and the seeded one again."""
+    model = quantise(random_model(**SMALL))
+    chip = device(model)
+    first = tokens(chip, 12, WARM)
+    greedy = tokens(chip, 12, GREEDY)
+    assert tokens(chip, 12, Sampling(seed=77)) == greedy
+    assert tokens(chip, 12, WARM) == first
+    assert (
+        len({tuple(first), tuple(greedy), tuple(tokens(chip, 12, Sampling(temperature=1.5)))}) == 3
+    )
+
+
+def test_stalls_do_not_change_the_tokens(device):
+    model = quantise(random_model(**SMALL))
+    chip = device(model)
+    first = tokens(chip, 8, WARM)
+    for mode, seed in ((Hold.EVERY, 0), (Hold.RANDOM, 5), (Hold.RANDOM, 6)):
+        chip.hold(mode, seed)
+        assert tokens(chip, 8, WARM) == first
+
+
+def test_the_schedule_is_that_of_greedy_passes(device):
+    model = quantise(random_model(**SMALL))
+    chip = device(model)
+    passes = [
+        [(one.pos, one.rows, one.scheduled) for one in chip.generate(PROMPT, 8, sampling=sampling)]
+        for sampling in (GREEDY, WARM)
+    ]
+    assert passes[0] == passes[1]
+
+
+def test_the_smallest_pass_gives_the_noise_its_time(device):
+    """The head begins later than the first noise is made, even with one layer of width 2."""
+    model = quantise(random_model(**NARROW))
+    chip = device(model)
+    schedule = predict(
+        compile_program(model, lay_out(model, chip.hardware), chip.hardware),
+        chip.hardware, model, rows=1, pos=0, sample=True,
+    )  # fmt: skip
+    head = max(one.first for one in schedule.operations if one.beats)
+    assert head > 2 * Noise.LEAD
+    found = tokens(chip, 60, Sampling(temperature=2.0, seed=3), prompt=[1])
+    assert set(found) == {0, 1}
+
+
+@pytest.mark.skipif(not DEEP, reason="only with TOKENLOOM_DEEP=1: 2000 passes")
+def test_the_chip_draws_from_the_softmax(device):
+    """First tokens of many seeds: chi-square below its mean plus 4 standard deviations."""
+    model = quantise(random_model(**NARROW | dict(vocab=9)))
+    chip, golden = device(model), Golden(model)
+    count = 2000
+    logits = golden.session().prefill([1])[-1] * golden.logit_scale
+    expected = np.exp((logits - logits.max()) / 2.0)
+    expected *= count / expected.sum()
+    found = np.zeros(9)
+    for seed in range(count):
+        sampling = Sampling(temperature=2.0, seed=seed)
+        found[next(iter(chip.generate([1], 1, sampling=sampling))).token] += 1
+    assert expected.min() > 10
+    assert (np.square(found - expected) / expected).sum() < 8 + 4 * 4
+
+
+def test_refused():
+    with pytest.raises(TokenloomError, match="temperature -1 is impossible; allowed: 0 .*0.001 to"):
+        Sampling(temperature=-1.0)
+    for temperature in (0.0009, 100.1, float("nan"), float("inf")):
+        with pytest.raises(TokenloomError, match="allowed"):
+            Sampling(temperature=temperature)
+    for seed in (-1, 1 << 64):
+        with pytest.raises(TokenloomError, match=f"seed {seed} is impossible; allowed: 0 to"):
+            Sampling(seed=seed)
