@@ -19,8 +19,8 @@ def timed(monkeypatch):
     """The golden device with cycles of its own making, under the simulated chip's name."""
     honest = GoldenDevice.generate
 
-    def generate(self, prompt, new, eos=()):
-        for record in honest(self, prompt, new, eos):
+    def generate(self, prompt, new, eos=(), **options):
+        for record in honest(self, prompt, new, eos, **options):
             stalls = {cause: cycles * (1 + record.pos) for cause, cycles in STALLS.items()}
             yield dataclasses.replace(
                 record,
