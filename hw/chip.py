@@ -284,6 +284,7 @@ class Chip(Block):
                 lanes=array.lanes,
                 buffer_words=memory.buffer_words,
                 dim_blocks_max=hw.head_blocks,
+                header_words=hw.header_words,
                 channels=c_count,
                 retries=memory.retries,
             )
