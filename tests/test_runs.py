@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -55,6 +56,7 @@ def test_two_runs_at_once_after_one_that_was_killed(tmp_path):
     result = json.loads((out / "run.json").read_text())
     assert result["golden_match"] is True and result["complete"] is True
     assert result["text"] + "\n" == answers[0][0]
+    shutil.rmtree(folder)  # pytest would keep it for some sessions
 
 
 def test_ctrl_c_in_the_simulated_chip(simulator, tmp_path):

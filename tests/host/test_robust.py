@@ -105,6 +105,17 @@ def test_a_prompt_that_is_no_text(monkeypatch, capsys, model):
     assert "--prompt" in line and "not UTF-8" in line
 
 
+def test_an_answer_that_the_terminal_cannot_show(tmp_path, model):
+    file = tmp_path / "run.json"
+    args = ["--prompt", "abc", "--max-tokens", 20, "--ignore-eos", "--json", file]
+    run = start(*base(model), *args, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    text = json.loads(file.read_text())["text"] + "\n"
+    assert not text.isascii()
+    assert out == text.encode("ascii", "backslashreplace").decode()
+
+
 # Ctrl-C
 
 
