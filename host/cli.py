@@ -1,5 +1,6 @@
 """The command line `tokenloom`; each command's body is a module in `host/commands`."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -464,6 +465,8 @@ def _drop_output() -> None:
 
 def main() -> None:
     """Run the command line; an error of the user's or the system's becomes one line and code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may have any character
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli(standalone_mode=False)
         sys.stdout.flush()

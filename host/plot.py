@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 __all__ = ["breakdown", "draw", "png", "points"]
 
@@ -20,19 +21,21 @@ _COLOURS = {
 }
 
 
-def points(result: dict[str, Any], *, sample: bool) -> list[tuple[float, float]]:
-    """MAC per byte and MAC per clock cycle of each pass that samples, or that does not.
+def points(result: dict[str, Any], *, prefill: bool) -> list[tuple[float, float]]:
+    """MAC per byte and MAC per clock cycle of each pass of the prompt, or behind it.
 
     Parameters
     ----------
     result : dict
         What `tokenloom run --json` writes.
-    sample : bool
+    prefill : bool
+        The passes of the prompt, of which the last one samples the first token.
     """
+    prompt = len(result["prompt_tokens"])
     return [
         (one["macs"] / one["bytes"], one["macs"] / one["elapsed"])
         for one in result["passes"]
-        if one["sample"] is sample
+        if (one["pos"] < prompt) is prefill
     ]
 
 
@@ -78,26 +81,28 @@ def png(result: dict[str, Any]) -> bytes:
 def _roofline(axes: Axes, result: dict[str, Any]) -> None:
     bounds = result["roof"]
     array, ports, rows = bounds["macs_per_cycle"], bounds["bytes_per_cycle"], bounds["rows"]
-    found = [points(result, sample=sample) for sample in (False, True)]
+    found = [points(result, prefill=prefill) for prefill in (True, False)]
     knee = array / ports  # MAC per byte from which the array is the bound
-    places = [knee, *(x for some in found for x, _ in some)]
+    places = [knee / rows, knee, *(x for some in found for x, _ in some)]
     low, high = min(places) / 2, max(places) * 2
     axes.plot([low, knee, high], [low * ports, array, array], color="black")
-    axes.annotate(f"array: {array:,} MAC/cycle", (high, array), (0, 3), ha="right",
-                  textcoords="offset points")  # fmt: skip
-    axes.annotate(f"memory ports: {ports:,} byte/cycle", (low, low * ports), (6, 0), va="top",
-                  textcoords="offset points")  # fmt: skip
+    above: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+    axes.annotate(f"array: {array:,} MAC/cycle", (high, array), **above)
+    axes.annotate(
+        f"memory ports: {ports:,} byte/cycle", (low, low * ports), (12, 0),
+        textcoords="offset points",
+    )  # fmt: skip
     if rows > 1:
         one = array // rows
         axes.plot([one / ports, high], [one, one], color="black", linestyle=":")
-        axes.annotate(f"one of {rows} rows: {one:,}", (high, one), (0, 3), ha="right",
-                      textcoords="offset points")  # fmt: skip
-    for some, label, marker in zip(found, ("without sampling", "sampling"), "os", strict=True):
+        axes.annotate(f"one of its {rows} rows: {one:,} MAC/cycle", (high, one), **above)
+    for some, label, marker in zip(found, ("prefill", "decode"), "os", strict=True):
         if some:
-            x, y = zip(*some, strict=True)
-            axes.scatter(x, y, label=f"passes {label}", marker=marker, s=16)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+            xs, ys = [x for x, _ in some], [y for _, y in some]
+            axes.scatter(xs, ys, label=f"{label} passes", marker=marker, s=16)
+    for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
+        scale("log", base=2)
+        axis.set_major_formatter(ScalarFormatter())
     axes.set_xlabel("MAC per byte read (derived)")
     axes.set_ylabel("MAC per clock cycle (MAC derived, cycles simulated)")
     axes.set_title("Roofline")
@@ -108,15 +113,13 @@ def _breakdown(axes: Axes, result: dict[str, Any]) -> None:
     count = len(result["passes"])
     below = [0] * count
     for label, cycles in breakdown(result).items():
-        total = sum(cycles)
         axes.bar(range(count), cycles, bottom=below, width=1, color=_COLOURS[label],
-                 label=f"{label}: {total:,}")  # fmt: skip
+                 label=f"{label}: {sum(cycles):,}")  # fmt: skip
         below = [a + b for a, b in zip(below, cycles, strict=True)]
-    first = next((i for i, one in enumerate(result["passes"]) if one["sample"]), None)
-    if first is not None:
-        axes.axvline(first - 0.5, color="black", linestyle=":", linewidth=0.8)
-    axes.set_xlabel("pass; from the dotted line on, each samples a token")
+    prompt = len(points(result, prefill=True))
+    axes.axvline(prompt - 0.5, color="black", linestyle=":", linewidth=0.8)
+    axes.set_xlabel("pass; decode begins at the dotted line")
     axes.set_ylabel("clock cycles (simulated)")
     axes.set_title("Where the cycles go")
-    axes.set_ylim(0, 1.45 * max(below))
+    axes.set_ylim(0, 1.35 * max(below))
     axes.legend(loc="upper right", fontsize=8, ncols=2)

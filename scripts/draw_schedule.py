@@ -1,41 +1,60 @@
-"""Draws the predicted schedule of one layer: MODEL BOARD POSITION OUT.svg."""
+"""Draws one layer of a trace that `tokenloom schedule` wrote: TRACE.json OUT.svg."""
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from tokenloom.compiler.schedule import predict
-from tokenloom.host.prepare import prepare
-from tokenloom.hw.isa import Unit
+LAYER = "layer 1 "
+# Of each process of the trace: height and colour, the later one in front.
+LANES = {"predicted": (0.8, "#a9d6e5"), "measured": (0.3, "#2a6f97")}
 
 
-def main(name: str, board: str, position: int, out: str) -> None:
-    """Draw layer 1 of a decoding pass at `position`."""
-    ready = prepare(name, board)
-    hardware, model = ready.hardware, ready.quantise()
-    program = ready.program(model)
-    schedule = predict(program, hardware, model, rows=1, pos=position, sample=True)
-    operations = [op for op in schedule.operations if op.name.startswith("layer 1 ")]
+def main(trace: str, out: str) -> None:
+    """Draw a layer: a bar for each operation, measured ones in front of the predicted ones."""
+    content = json.loads(Path(trace).read_text(encoding="utf-8"))
+    events = content["traceEvents"]
+    titles = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    spans = [e for e in events if e["ph"] == "X" and e["name"].startswith(LAYER)]
+    units = list(dict.fromkeys(e["cat"] for e in spans))
     figure, axes = plt.subplots(figsize=(11, 3.2))
-    units = [unit for unit in Unit if any(op.unit == unit for op in operations)]
-    for op in operations:
-        row = units.index(op.unit)
-        axes.barh(row, op.last - op.first, left=op.first, height=0.7, alpha=0.55)
-        if op.last - op.first > 60:
-            label = op.name.removeprefix("layer 1 ")
-            axes.text((op.first + op.last) / 2, row, label, ha="center", va="center", fontsize=6)
-    axes.set_yticks(range(len(units)), [unit.name.lower() for unit in units])
+    for pid, title in titles.items():
+        height, colour = LANES[title]
+        mine = [e for e in spans if e["pid"] == pid]
+        for number, event in enumerate(mine):
+            axes.barh(
+                units.index(event["cat"]), event["dur"], left=event["ts"], height=height,
+                color=colour, edgecolor="white", linewidth=0.5, label="" if number else title,
+            )  # fmt: skip
+            if title == "predicted":
+                _name(axes, event, units.index(event["cat"]))
+    axes.set_yticks(range(len(units)), units)
     axes.invert_yaxis()
     axes.set_xlabel("belt cycle")
-    axes.set_title(f"{name} on {board}: layer 1, one row at position {position} (predicted)")
+    axes.legend(loc="lower right", fontsize=7)
+    of = content["otherData"]
+    axes.set_title(
+        f"{of['model']} on {of['board']}: layer 1, {of['rows']} row(s) at position {of['pos']} "
+        f"({', '.join(titles.values())})"
+    )
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None})
 
 
+def _name(axes: Any, event: dict[str, Any], row: int) -> None:
+    """Write an operation's name over its bar if there is room."""
+    label = event["name"].removeprefix(LAYER)
+    if event["dur"] > 4 * len(label):
+        middle = event["ts"] + event["dur"] / 2
+        axes.text(middle, row - 0.22, label, ha="center", va="center", fontsize=6)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], sys.argv[2])

@@ -39,6 +39,11 @@ _SPEED = (
 _VERILATE = "--cc --build-jobs 2 --top-module bench_top --prefix Vchip --output-split 20000".split()
 _MAKE = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O2", "OPT_SLOW=-O1")
 
+# Of a tool's log: what is an error, and so many lines go into the message.
+_ERROR = re.compile(r"\berror\b|no space left", re.IGNORECASE)
+_TOLD = 4
+_LEAST_FREE = 1 << 20  # bytes; a disk with less is full
+
 
 def _digest(*parts: str) -> str:
     digest = hashlib.sha256()
@@ -218,7 +223,7 @@ def build(
         if not library.exists():
             root = env.get("VERILATOR_ROOT") or _system_root(env)
             temporary = folder / f"libchip.{os.getpid()}.so"
-            command = "g++ -std=c++20 -O2 -march=native -fPIC -shared".split()
+            command = "g++ -std=c++20 -O2 -march=native -fPIC -shared -Wl,-z,defs".split()
             command += [*defines.split(), f"-I{objects}", f"-I{_HARNESS.parent}"]
             command += [f"-I{root}/include", f"-I{root}/include/vltstd", str(_HARNESS)]
             command += [str(objects / "libVchip.a"), str(objects / "libverilated.a"), "-lpthread"]
@@ -270,6 +275,11 @@ def _run(command: list[str], env: dict[str, str], log: Path, lock: IO[str]) -> N
             os.killpg(tool.pid, signal.SIGKILL)
             tool.wait()
             raise
-    if code:
-        tail = "\n".join(log.read_text().splitlines()[-20:])
-        raise TokenloomError(f"{command[0]} failed, see {log}:\n{tail}")
+    # Verilator reports success when it could write only half of its files.
+    full = shutil.disk_usage(log.parent).free < _LEAST_FREE
+    if code or full:
+        lines = log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if _ERROR.search(line)]
+        told = "\n".join(errors[:_TOLD] or lines[-_TOLD:])
+        why = f" since the disk of {log.parent} is full" if full else ""
+        raise TokenloomError(f"{command[0]} failed{why}, see {log}:\n{told}")

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 from dataclasses import dataclass
 
 import numpy as np
@@ -256,8 +257,41 @@ def test_abandoned_request(after, device):
     run = chip.generate(prompt_for(model, 7, seed=9), 20)
     for _ in range(after):
         next(run)
+    before = chip._library.tl_cycles(chip._chip)
     run.close()
+    assert chip._library.tl_cycles(chip._chip) == before  # nobody waits for the end of it
     assert tokens(chip.generate(prompt, 5)) == want
+
+
+def test_abandoned_request_before_another_model(device):
+    chip = device(quantise(random_model(**SMALL)))
+    run = chip.generate(prompt_for(chip.model, 7, seed=9), 20)
+    next(run)
+    run.close()
+    chip.replace(quantise(random_model(**SMALL, seed=2)))
+    check(chip, prompt_for(chip.model, 3), 5)
+
+
+def test_ctrl_c_is_seen_while_the_chip_plays(monkeypatch, device):
+    chip = device(quantise(random_model(**SMALL)))
+    want = tokens(check(chip, [1, 2, 3], 5))
+    monkeypatch.setattr(chip_device, "_SLICE", 100)
+    seen = chip._library.tl_cycles(chip._chip)
+    play = chip._sliced
+
+    def interrupted(function, *arguments):
+        def once(*given):
+            signal.raise_signal(signal.SIGINT)
+            return function(*given)
+
+        return play(once, *arguments)
+
+    monkeypatch.setattr(chip, "_sliced", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(chip.generate([1, 2, 3], 5))
+    assert chip._library.tl_cycles(chip._chip) - seen <= 100
+    monkeypatch.setattr(chip, "_sliced", play)
+    assert tokens(check(chip, [1, 2, 3], 5)) == want
 
 
 # Stalls.

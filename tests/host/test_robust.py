@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -104,6 +105,17 @@ def test_a_prompt_that_is_no_text(monkeypatch, capsys, model):
     assert "--prompt" in line and "not UTF-8" in line
 
 
+def test_an_answer_that_the_terminal_cannot_show(tmp_path, model):
+    file = tmp_path / "run.json"
+    args = ["--prompt", "abc", "--max-tokens", 20, "--ignore-eos", "--json", file]
+    run = start(*base(model), *args, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    text = json.loads(file.read_text())["text"] + "\n"
+    assert not text.isascii()
+    assert out == text.encode("ascii", "backslashreplace").decode()
+
+
 # Ctrl-C
 
 
@@ -113,8 +125,8 @@ def interrupted(monkeypatch):
     honest = GoldenDevice.generate
 
     def after(passes):
-        def generate(self, prompt, new, eos=()):
-            for number, record in enumerate(honest(self, prompt, new, eos)):
+        def generate(self, prompt, new, eos=(), **options):
+            for number, record in enumerate(honest(self, prompt, new, eos, **options)):
                 if number == passes:
                     raise KeyboardInterrupt
                 yield record
@@ -149,7 +161,7 @@ def test_ctrl_c_leaves_what_there_is(
 
 
 def test_ctrl_c_while_comparing(monkeypatch, capsys, tmp_path, model):
-    def compare(*args):
+    def compare(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tokenloom.host.session.compare_with_golden", compare)
@@ -381,6 +393,21 @@ def test_a_tool_that_is_missing(tmp_path):
     with simulator._locked(tmp_path / "lock", print) as lock:
         with pytest.raises(TokenloomError, match="'no-such-tool' is not installed"):
             simulator._run(["no-such-tool"], {}, tmp_path / "log", lock)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_tool_on_a_full_disk(monkeypatch, tmp_path, code):
+    """Verilator ends with 0 there."""
+    command = ["sh", "-c", f"echo said; exit {code}"]
+    with simulator._locked(tmp_path / "lock", print) as lock:
+        if code:
+            with pytest.raises(TokenloomError, match=r"^sh failed, see \S+/log:\nsaid$"):
+                simulator._run(command, {"PATH": "/usr/bin:/bin"}, tmp_path / "log", lock)
+        else:
+            simulator._run(command, {"PATH": "/usr/bin:/bin"}, tmp_path / "log", lock)
+        monkeypatch.setattr(simulator.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        with pytest.raises(TokenloomError, match="^sh failed since the disk of .* is full, see"):
+            simulator._run(command, {"PATH": "/usr/bin:/bin"}, tmp_path / "log", lock)
 
 
 class Tools:
