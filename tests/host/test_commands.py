@@ -74,8 +74,8 @@ def test_run_reports_the_first_difference(monkeypatch, capsys, tmp_path, model):
 
     honest = GoldenDevice.generate
 
-    def lying(self, prompt, new, eos=()):
-        for record in honest(self, prompt, new, eos):
+    def lying(self, prompt, new, eos=(), **options):
+        for record in honest(self, prompt, new, eos, **options):
             if record.pos == 3:
                 record.logits[0, 7] += 1
             yield record

@@ -113,8 +113,8 @@ def interrupted(monkeypatch):
     honest = GoldenDevice.generate
 
     def after(passes):
-        def generate(self, prompt, new, eos=()):
-            for number, record in enumerate(honest(self, prompt, new, eos)):
+        def generate(self, prompt, new, eos=(), **options):
+            for number, record in enumerate(honest(self, prompt, new, eos, **options)):
                 if number == passes:
                     raise KeyboardInterrupt
                 yield record
@@ -149,7 +149,7 @@ def test_ctrl_c_leaves_what_there_is(
 
 
 def test_ctrl_c_while_comparing(monkeypatch, capsys, tmp_path, model):
-    def compare(*args):
+    def compare(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tokenloom.host.session.compare_with_golden", compare)
