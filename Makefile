@@ -1,6 +1,6 @@
 # tokenloom: every target sets up .venv first if it is missing or older than pyproject.toml.
 
-PROMPT     ?= Who wrote Romeo and Juliet?
+PROMPT     ?= What is 2 + 2?
 MODEL      ?= smollm2
 BOARD      ?= sim
 MAX_TOKENS ?= 64

@@ -84,15 +84,15 @@ _current: ContextVar[_Library | None] = ContextVar("library", default=None)
 
 
 class _Placed(Elaboratable):
-    def __init__(self, block: Block, en: Value | None, wipe: Value | None) -> None:
-        self._block, self._en, self._wipe = block, en, wipe
+    def __init__(self, block: Block, en: Value | None, reset: Value | None) -> None:
+        self._block, self._en, self._reset = block, en, reset
 
     def elaborate(self, platform: object) -> Instance:
         block = self._block
         library = _current.get()
         if library is not None:
             library.add(block)
-        reset = ResetSignal() if self._wipe is None else ResetSignal() | self._wipe
+        reset = ResetSignal() if self._reset is None else self._reset
         ports: dict[str, Any] = {"i_clk": ClockSignal(), "i_rst": reset}
         if block.belt:
             if self._en is None:
@@ -103,13 +103,13 @@ class _Placed(Elaboratable):
         return Instance(block.module_name, **ports)
 
 
-def instance(block: Block, *, en: Value | None = None, wipe: Value | None = None) -> Elaboratable:
+def instance(block: Block, *, en: Value | None = None, reset: Value | None = None) -> Elaboratable:
     """Place `block` in a parent: `m.submodules.pe = instance(pe, en=self.en)`.
 
-    The parent connects to the block's own port signals. While `wipe` is high the block, with all
-    below it, is in reset; memories keep what they hold.
+    The parent connects to the block's own port signals. `reset` takes the place of the domain's
+    reset in the block and all below it; memories keep what they hold.
     """
-    return _Placed(block, en, wipe)
+    return _Placed(block, en, reset)
 
 
 def _convert(block: Block) -> str:

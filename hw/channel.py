@@ -43,7 +43,7 @@ class Channel(Block):
 
     Parameters
     ----------
-    port_bits, lanes, buffer_words, dim_blocks_max : int
+    port_bits, lanes, buffer_words, dim_blocks_max, header_words : int
         As for `TapeReader`.
     channels : int
         Channels of the chip.
@@ -95,6 +95,7 @@ class Channel(Block):
         lanes: int,
         buffer_words: int,
         dim_blocks_max: int,
+        header_words: int,
         channels: int,
         retries: int,
     ) -> None:
@@ -105,6 +106,7 @@ class Channel(Block):
             lanes=lanes,
             buffer_words=buffer_words,
             dim_blocks_max=dim_blocks_max,
+            header_words=header_words,
         )
         index_bits = max(1, (channels - 1).bit_length())
         address = len(reader.ar_addr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.axi import ID_BITS, Burst
@@ -163,8 +163,10 @@ class Chip(Block):
             m.d.sync += loaded.eq(cfg_sel == Select.REGISTERS)
 
         core = Core(hardware=hw, taps=self._taps)
-        en, wipe = Signal(), Signal()
-        m.submodules.core = instance(core, en=en, wipe=wipe)
+        en = Signal()
+        # Reset of belt and channels, after which a request may begin; a register, for its fan-out.
+        reset = Signal(init=1, reset_less=True)
+        m.submodules.core = instance(core, en=en, reset=reset)
         control = PassControl(
             rows=array.rows,
             columns=c_count,
@@ -190,7 +192,7 @@ class Chip(Block):
             pages_max=hw.pages_per_slot,
             lookup_latency=2,
         )
-        m.submodules.tape_control = instance(tape, wipe=wipe)
+        m.submodules.tape_control = instance(tape, reset=reset)
 
         # The token loop.
         for name in ("req_valid", "req_tokens", "req_new", "req_slot", "req_eos", "req_eos_used",
@@ -248,7 +250,7 @@ class Chip(Block):
 
         # Channels.
         row_reader = RowReader(port_bits=port, width=max(32, top.width))
-        m.submodules.row_reader = instance(row_reader, wipe=wipe)
+        m.submodules.row_reader = instance(row_reader, reset=reset)
         row_channel = Signal.like(control.fetch_channel)
         words_left = Signal(16)
         fetch, take, accepted = Signal(), Signal(), Signal()
@@ -274,7 +276,7 @@ class Chip(Block):
             m.d.sync += words_left.eq(words_left - 1)
 
         writer = KvWriter(columns=c_count, port_bits=port, page_tokens=memory.page_tokens, depth=32)
-        m.submodules.kv_writer = instance(writer, wipe=wipe)
+        m.submodules.kv_writer = instance(writer, reset=reset)
         channels = []
         for c in range(c_count):
             channel = Channel(
@@ -282,10 +284,11 @@ class Chip(Block):
                 lanes=array.lanes,
                 buffer_words=memory.buffer_words,
                 dim_blocks_max=hw.head_blocks,
+                header_words=hw.header_words,
                 channels=c_count,
                 retries=memory.retries,
             )
-            m.submodules[f"channel{c}"] = instance(channel, wipe=wipe)
+            m.submodules[f"channel{c}"] = instance(channel, reset=reset)
             channels.append(channel)
             m.d.comb += [
                 channel.index.eq(c),
@@ -360,7 +363,7 @@ class Chip(Block):
             control.broken.eq(packed("failed").any()),
             control.quiet.eq(packed("quiet").all()),
         ]
-        m.d.sync += wipe.eq(control.wipe)
+        m.d.sync += reset.eq(ResetSignal() | control.wipe)
         with m.If(control.req_valid & control.req_ready):
             m.d.sync += self.fault.eq(0)
         with m.If(control.wipe):
@@ -372,7 +375,7 @@ class Chip(Block):
                         self.fault_write.eq(channel.failed_write),
                         self.fault_addr.eq(channel.failed_addr),
                     ]
-        with m.If(wipe):
+        with m.If(reset):
             m.d.sync += words_left.eq(0)
 
         # K and V.

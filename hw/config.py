@@ -37,6 +37,7 @@ __all__ = [
 
 _WORDS_PER_DRAIN = 128  # of a tile; `ArrayControl` counts them in 8 bits
 _GROUP_ROWS = 1023  # queries of a KV head in a pass; `ArrayControl.group_rows`
+_HEADER_WORDS = 8  # kept at least, so that scales are there before their codes
 _PRESETS = Path(__file__).resolve().parent / "presets"
 
 
@@ -238,6 +239,13 @@ class HardwareConfig:
     def pages_per_slot(self) -> int:
         """Pages of the longest sequence."""
         return -(-self.maxima.positions // self.memory.page_tokens)
+
+    @property
+    def header_words(self) -> int:
+        """Words of scales, minima or exponents that a channel keeps: all exponents of a K page."""
+        blocks = self.memory.page_tokens // self.array.columns * self.head_blocks
+        page = -(-blocks // (self.memory.port_bits // 16))
+        return max(_HEADER_WORDS, 1 << (page - 1).bit_length())
 
     @property
     def operand_blocks(self) -> int:

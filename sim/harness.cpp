@@ -104,7 +104,6 @@ struct Chip {
     // write that the chip no longer knows.
     void reset() {
         for (auto& queue : reads) queue.clear();
-        std::memset(answering, 0, sizeof answering);
         prompt.clear();
         prompt_at = 0;
         top.req_valid = top.prompt_valid = top.hold = 0;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenloom.host.bench.registry import Figure, group
-from tokenloom.host.bench.runs import Run, smollm2, stories, tinystories
+from tokenloom.host.bench.runs import STORY, Run, smollm2, stories, tiny, tinystories
 
 _row = group("Correctness")
 
@@ -37,6 +37,48 @@ def rtl_golden_tinystories() -> Figure:
 def rtl_golden_smollm2() -> Figure:
     """Bits of SmolLM2."""
     return _golden(smollm2(), 32)
+
+
+@_row("rtl_golden_tiny", "tokens equal", "256 of 256", how="simulated")
+def rtl_golden_tiny() -> Figure:
+    """Bits of the project's own model."""
+    return _golden(tiny(), 256)
+
+
+# Shapes of the array, by what differs from `mini`.
+_SHAPES = ((), ("array.columns=4",), ("array.rows=1",), ("array.drain=1", "norm_lanes=16"))
+
+
+@_row("shapes_tiny", "shapes equal", f"{len(_SHAPES)} of {len(_SHAPES)}", how="simulated")
+def shapes_tiny() -> Figure:
+    """The same bits whatever the array's shape, greedy and drawn."""
+    import numpy as np
+
+    from tokenloom.host import progress
+    from tokenloom.host.prepare import prepare
+    from tokenloom.sim.chip_device import ChipDevice
+    from tokenloom.sim.request import GREEDY, Sampling
+
+    answers = []
+    for overrides in _SHAPES:
+        ready = prepare("tiny", "mini", overrides)
+        with progress.steps() as step:
+            chip = ChipDevice(ready.quantise(), ready.hardware, step)
+        answer: list[tuple[int | None, bytes]] = []
+        for sampling in (GREEDY, Sampling(temperature=0.8, seed=7)):
+            for record in chip.generate(ready.text.encode(STORY), 24, sampling=sampling):
+                if record.sample:
+                    logits = np.asarray(record.logits)[-1]
+                    answer.append((record.token, logits.tobytes()))
+        chip.close()
+        answers.append(answer)
+    equal = sum(answer == answers[0] for answer in answers)
+    shapes = ", ".join(" ".join(shape) or "mini" for shape in _SHAPES)
+    detail = (
+        f"tiny, ideal memory, 24 tokens greedy and 24 at temperature 0.8: every token and the "
+        f"logits it was chosen from, on {shapes}"
+    )
+    return Figure(value=equal, detail=detail, ok=equal == len(_SHAPES))
 
 
 # Cycles.

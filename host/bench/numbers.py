@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from tokenloom.host.bench.registry import Figure, group
@@ -34,6 +35,20 @@ def ppl_stories260k() -> Figure:
     """Perplexity of stories260K."""
     text = shared_text("tinystories-eval60.txt", "Hugging Face, roneneldan/TinyStories")
     return _perplexity("stories260K", "mini", text, None, 1.5, "stories260K, 60 stories")
+
+
+@_row("loss_tiny", "nats per token", how="golden model")
+def loss_tiny() -> Figure:
+    """Loss of the project's own model on stories that it was not trained on."""
+    from tokenloom.host.commands.eval import evaluate
+
+    text = shared_text("tinystories-eval60.txt", "Hugging Face, roneneldan/TinyStories")
+    result = evaluate(model="tiny", board="mini", overrides=(), text=text, tokens=None, window=512)
+    return Figure(
+        value=math.log(result["ppl_golden"]),
+        detail=f"tiny, 60 stories: {math.log(result['ppl_float']):.4f} in float64; "
+        f"{result['tokens']} tokens, windows of {result['window']}",
+    )
 
 
 @_row("ppl_smollm2", "% perplexity over float64", "<= +1 %", how="golden model")

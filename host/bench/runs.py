@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from tokenloom.host.session import Difference, Played
     from tokenloom.sim.measured import Measured
 
-__all__ = ["Run", "models", "shared_text", "smollm2", "stories", "tinystories"]
+__all__ = ["STORY", "Run", "models", "shared_text", "smollm2", "stories", "tiny", "tinystories"]
 
-_STORY = (
+STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park"
 )
 _PROSE = (
@@ -123,12 +123,17 @@ def shared_text(name: str, source: str) -> Path:
 
 def stories() -> Run:
     """stories260K: 256 tokens."""
-    return run_chip("stories260K", "mini", _STORY, None, 256)
+    return run_chip("stories260K", "mini", STORY, None, 256)
+
+
+def tiny() -> Run:
+    """The project's own model: 256 tokens."""
+    return run_chip("tiny", "mini", "Once upon a time", None, 256)
 
 
 def tinystories() -> Run:
     """TinyStories-656K: 64 tokens."""
-    return run_chip("tinystories-656k", "mini", _STORY, None, 64)
+    return run_chip("tinystories-656k", "mini", STORY, None, 64)
 
 
 def smollm2() -> Run:

@@ -24,6 +24,22 @@ def smollm2_busy() -> Figure:
     return Figure(value=share, detail=detail, ok=share >= 90)
 
 
+@_row("smollm2_prompt", "x a decode pass per prompt token, times rows", "<= 1.15", how="simulated")
+def smollm2_prompt() -> Figure:
+    """Cycles per prompt token: the rows of a pass share each weight beat."""
+    run = smollm2()
+    prompt = [one.record for one in run.played if one.record.pos + one.record.rows <= 64]
+    tokens = sum(record.rows for record in prompt)
+    cycles = sum(record.elapsed for record in prompt) / tokens
+    decode = run.decode[0].record
+    ratio = cycles / decode.elapsed * run.rows
+    detail = (
+        f"{run.where}; {cycles:,.0f} cycles per token of the first {tokens}, a decode pass at "
+        f"context {decode.pos + 1} takes {decode.elapsed:,}; {run.rows} rows"
+    )
+    return Figure(value=ratio, detail=detail, ok=ratio <= 1.15)
+
+
 @cache
 def _smollm2_schedule(pos: int) -> tuple[int, int]:
     """Beats and cycles that `predict` gives for a decode pass."""

@@ -11,6 +11,7 @@ from tokenloom.compiler.errors import ConfigError
 from tokenloom.hw import config
 from tokenloom.hw.config import HardwareConfig, load
 from tokenloom.hw.isa import DONE_BITS, OPERAND_BITS
+from tokenloom.hw.kv_layout import KvLayout
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,6 +98,28 @@ def test_derived_of_odd_sizes():
     assert (hardware.width_blocks, hardware.ffn_blocks) == (4, 6)
     assert hardware.head_blocks == 1
     assert hardware.pages_per_slot == 2
+
+
+@pytest.mark.parametrize("columns", [2, 4, 16])
+@pytest.mark.parametrize("port", [256, 512])
+@pytest.mark.parametrize("page", [64, 256])
+@pytest.mark.parametrize("size", [8, 64, 128, 256])
+def test_a_channel_keeps_the_exponents_of_a_page(columns, port, page, size):
+    hardware = changed(
+        array={"columns": columns},
+        memory={"port_bits": port, "page_tokens": page},
+        maxima={"head_size": size},
+    )
+    layout = KvLayout(
+        columns=columns, port_bits=port, page_tokens=page, head_size=size, kv_heads=1, layers=1
+    )
+    words = layout.exponent_bytes // (port // 8)
+    assert max(8, words) <= hardware.header_words < max(9, 2 * words)
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_presets_keep_no_more_exponents_than_scales_need(name):
+    assert load(name).header_words == 8
 
 
 def test_frozen():
