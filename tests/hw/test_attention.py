@@ -358,7 +358,9 @@ async def layers(dut: Any) -> None:
 @pytest.mark.parametrize(
     "bench",
     [
-        dict(columns=4, drain=2, rows=2, slots=3, tokens_max=96, dim_blocks=2, width_max=288),
+        dict(columns=4, drain=2, rows=4, slots=2, tokens_max=96, dim_blocks=2, width_max=256),
+        deep(dict(columns=4, drain=2, rows=2, slots=3, tokens_max=96, dim_blocks=2,
+                  width_max=288)),
         deep(dict(columns=8, drain=8, rows=4, slots=4, tokens_max=160, dim_blocks=4,
                   width_max=800)),
         deep(dict(columns=2, drain=2, rows=1, slots=1, tokens_max=64, dim_blocks=1, width_max=96)),

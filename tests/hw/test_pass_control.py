@@ -124,7 +124,7 @@ class Bench:
 
 
 async def request(bench: Bench, *, passes: int) -> tuple[int, bool]:
-    """One request from its begin to its release: the passes counted so far, and whether it failed."""
+    """One request up to its release: the passes counted so far, and whether it was refused."""
     rng, given = bench.rng, bench.given
     rows, page = given["rows"], given["page_tokens"]
     bits, most = given["vocab_bits"], given["positions"]

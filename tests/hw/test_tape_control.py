@@ -130,7 +130,9 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
     await begin(dut, INPUTS)
     program = some_program(rng, layout, given["depth"] - 3)
     base = rng.randrange(1 << 20)
-    for at, value in enumerate([*(op.word(layout) for op in program), isa.pack(TAPE_OP, {"stop": 1})]):
+    for at, value in enumerate(
+        [*(op.word(layout) for op in program), isa.pack(TAPE_OP, {"stop": 1})]
+    ):
         dut.cfg_we.value, dut.cfg_addr.value, dut.cfg_data.value = 1, at, value
         await FallingEdge(dut.clk)
     dut.cfg_we.value = 0
