@@ -89,6 +89,8 @@ class _Timing:
     ready: int  # the next one can be issued so many cycles later
     last: int  # the operation ends so many cycles later
     beats: int = 0
+    lead: int = 0  # array: the first tile's last beat is issued so many cycles later
+    drained: int = 0  # array: and the next operation's not before so many cycles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,13 @@ class _Pass:
         # Issue of the last tile's last beat for slot 0, from which its drain counts.
         end = 1 + (tiles - 1) * tile + (beats * digits - 1) * slots
         last = end + EDGE + ArrayControl.DRAIN + phase + row + tail
-        return _Timing(ready=tiles * tile, last=last, beats=tiles * beats)
+        return _Timing(
+            ready=tiles * tile,
+            last=last,
+            beats=tiles * beats,
+            lead=1 + (beats * digits - 1) * slots,
+            drained=end + slots * drain,
+        )
 
     def _softmax(self, fields: dict[str, int]) -> _Timing:
         words = -(-self.length // BLOCK) * BLOCK // self.hardware.array.drain
@@ -194,6 +202,7 @@ def predict(
         queues[unit] = queue
 
     free = dict.fromkeys(Unit, 1)  # first cycle in which the unit's next one can be issued
+    drained = 0  # first cycle in which the array may issue the last beat of an operation's tile
     result: dict[Unit, list[Operation]] = {unit: [] for unit in Unit}
     progress = True
     while progress:
@@ -206,13 +215,17 @@ def predict(
                 waits = [result[u][n - 1].last + 1 for u, n in instruction.wait.items() if n]
                 first = max([free[unit], *waits])
                 timing = one.timing(instruction)
-                free[unit] = first + max(1, timing.ready)
+                late = 0
+                if unit is Unit.ARRAY:
+                    late = max(0, drained - first - timing.lead)
+                    drained = first + late + timing.drained
+                free[unit] = first + late + max(1, timing.ready)
                 result[unit].append(
                     Operation(
                         unit=unit,
                         name=instruction.name,
                         first=first,
-                        last=first + timing.last,
+                        last=first + late + timing.last,
                         beats=timing.beats,
                     )
                 )

@@ -36,7 +36,8 @@ class ArrayControl(Block):
     """Turns an instruction into the array's and the drains' control signals.
 
     An operation is `tiles × beats × digits × slots` issue cycles, the slots innermost; a tile lasts
-    at least `slots × drain` cycles, with drain = C/W in attention and C otherwise.
+    at least `slots × drain` cycles, with drain = C/W in attention and C otherwise. An operation
+    whose first tile would be done before the last one's drain is over begins so much later.
 
     Parameters
     ----------
@@ -150,21 +151,30 @@ class ArrayControl(Block):
         longest = range(max(self._c, self._slots * self._c // self._w))
         slots, hold, hold_start = Signal(self._slot_bits + 1), Signal(longest), Signal(longest)
         tiles_last, beats_last, bank = Signal(16), Signal(10), Signal()
+        # Cycles until a tile may be done; issue cycles that the first tile has before it is done.
+        draining, lead = Signal(12), Signal(11 + len(slots))
+        starting = Signal()
 
         values, keys = op.kind == Kind.VALUES, op.kind == Kind.KEYS
         attention = values | keys
         last_slot = slot + 1 == slots
         last_digit = digit | ~values
         last_beat = beat == beats_last
-        issuing = active & ~waiting
+        late = starting & (draining > lead)
+        issuing = active & ~waiting & ~late
         issued = issuing & last_slot & last_digit & last_beat
         tile_over = (issued | waiting) & (hold == 0)
         over = tile_over & (tile == tiles_last)
         m.d.comb += [self.ready.eq(~active | over), self.busy.eq(active)]
 
-        with m.If(hold != 0):
+        with m.If((hold != 0) & ~late):
             m.d.sync += hold.eq(hold - 1)
+        with m.If(now.tile_end):
+            m.d.sync += draining.eq(hold_start)
+        with m.Elif(draining != 0):
+            m.d.sync += draining.eq(draining - 1)
         with m.If(issuing):
+            m.d.sync += starting.eq(0)
             with m.If(~last_slot):
                 m.d.sync += slot.eq(slot + 1)
             with m.Else():
@@ -188,9 +198,13 @@ class ArrayControl(Block):
         fresh_hold = (
             Mux(fresh_attention, self.slot_groups * Const(self._c // self._w, 8), self._c) - 1
         )
+        fresh_beats = Mux(fresh.kind == Kind.VALUES, self.value_beats, fresh.beats) - 1
+        fresh_lead = Mux(fresh.kind == Kind.VALUES, 2 * fresh_beats + 1, fresh_beats)[:11]
         with m.If(self.issue):
             m.d.sync += [
                 active.eq(1),
+                starting.eq(1),
+                lead.eq(fresh_lead * fresh_slots),
                 op.eq(fresh),
                 op_id.eq(op_id + 1),
                 tile.eq(0),
@@ -198,7 +212,7 @@ class ArrayControl(Block):
                 hold_start.eq(fresh_hold),
                 hold.eq(fresh_hold),
                 tiles_last.eq(Mux(fresh.kind == Kind.KEYS, self.key_tiles, fresh.tiles) - 1),
-                beats_last.eq(Mux(fresh.kind == Kind.VALUES, self.value_beats, fresh.beats) - 1),
+                beats_last.eq(fresh_beats),
             ]
 
         m.d.comb += [

@@ -27,6 +27,7 @@ from tokenloom.sim.measured import measured_operations, measured_passes, schedul
 HARDWARE = load("mini")
 ROWS = HARDWARE.array.rows
 PAGE = HARDWARE.memory.page_tokens
+WIDER = ["array.columns=4"]  # with mini's drain of 2
 
 SHAPES = {
     "plain": {},
@@ -43,18 +44,18 @@ SHAPES = {
 class Case:
     """A model's measured passes and their predictions."""
 
-    def __init__(self, model, prompt, new):
-        self.model = model
-        chip = ChipDevice(model, HARDWARE)
+    def __init__(self, model, prompt, new, hardware=HARDWARE):
+        self.model, self.hardware = model, hardware
+        chip = ChipDevice(model, hardware)
         self.records = list(chip.generate([1] * prompt, new))
         self.measured = measured_passes(chip.events(), self.records)
         chip.close()
-        self.program = compile_program(model, lay_out(model, HARDWARE), HARDWARE)
+        self.program = compile_program(model, lay_out(model, hardware), hardware)
 
     def predict(self, number):
         one = self.records[number]
         return predict(
-            self.program, HARDWARE, self.model, rows=one.rows, pos=one.pos, sample=one.sample
+            self.program, self.hardware, self.model, rows=one.rows, pos=one.pos, sample=one.sample
         )
 
     def differences(self):
@@ -79,6 +80,12 @@ def test_prediction_over_pages(name, prompt):
     """Positions on both sides of a page's end, in prefill and in decode."""
     case = Case(quantise(random_model(**SHAPES[name])), prompt, 6)
     assert {one.pos // PAGE for one in case.records} >= set(range(prompt // PAGE + 1))
+    assert case.differences() == []
+
+
+def test_prediction_with_drains_of_several_words():
+    """A values operation's drain goes on when the next scores could already be drained."""
+    case = Case(quantise(random_model(**SHAPES["group-2"])), 35, 3, load("mini", WIDER))
     assert case.differences() == []
 
 
