@@ -152,7 +152,7 @@ class ArrayControl(Block):
         slots, hold, hold_start = Signal(self._slot_bits + 1), Signal(longest), Signal(longest)
         tiles_last, beats_last, bank = Signal(16), Signal(10), Signal()
         # Cycles until a tile may be done; issue cycles that the first tile has before it is done.
-        draining, lead = Signal(12), Signal(11 + len(slots))
+        draining, lead = Signal(longest), Signal(11 + len(slots))
         starting = Signal()
 
         values, keys = op.kind == Kind.VALUES, op.kind == Kind.KEYS
