@@ -31,7 +31,7 @@ def shape(columns, rows, drain):
 
 SHAPES = [
     shape(2, 2, 2),  # mini as it is
-    deep(shape(4, 1, 4)),
+    deep(shape(4, 1, 2)),
     deep(shape(4, 4, 2)),
     deep(shape(2, 1, 1)),
 ]
