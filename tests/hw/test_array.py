@@ -461,6 +461,8 @@ async def operations(dut: Any) -> None:
         kinds = [rng.choice(list(Kind)) for _ in range(6)]
         if number % 3 == 0:
             kinds = rng.sample([Kind.MATMUL, Kind.KEYS, Kind.VALUES] * 2, 6)
+        if number % 3 == 1:
+            kinds = [Kind.MATMUL] * 6  # long tiles, then short ones that have to wait
         made = [Operation(kind, shape, rng, operands) for kind in kinds]
         await belt.next()
         belt.drive(**shape.counts())
@@ -468,7 +470,7 @@ async def operations(dut: Any) -> None:
         await player.run(made, gaps=rng.choice((0.0, 0.0, 0.5)))
         checked += player.values
         waited += player.waited
-    assert checked > 100 * passes
+    assert checked > 50 * passes
     assert waited > 0
 
 
@@ -483,4 +485,4 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s['columns']}-{s['drain']}-{s['rows']}")
 def test_array(shape: dict[str, int]) -> None:
     values = {"lanes": BLOCK} | shape
-    run_block(ControlledArray(**values), __name__, parameters=values | {"passes": 12})
+    run_block(ControlledArray(**values), __name__, parameters=values | {"passes": 20})
