@@ -287,8 +287,13 @@ def test_ctrl_c_is_seen_while_the_chip_plays(monkeypatch, device):
         return play(once, *arguments)
 
     monkeypatch.setattr(chip, "_sliced", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        next(chip.generate([1, 2, 3], 5))
+    # A shell's background jobs are started with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(chip.generate([1, 2, 3], 5))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert chip._library.tl_cycles(chip._chip) - seen <= 100
     monkeypatch.setattr(chip, "_sliced", play)
     assert tokens(check(chip, [1, 2, 3], 5)) == want

@@ -1,6 +1,7 @@
 """A tiny random model, and the command line called as the console script does."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -120,6 +121,11 @@ def failed(monkeypatch, capsys, *args):
 def start(*args, **options):
     """Start the command line in a process of its own, with pipes behind stdout and stderr."""
     code = "from tokenloom.host.cli import main; main()"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": listen_to_ctrl_c}
     command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.Popen(command, text=True, **{**pipes, **options})
+    return subprocess.Popen(command, text=True, **{**usual, **options})
+
+
+def listen_to_ctrl_c():
+    """For a child process: a shell's background jobs are started with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -12,7 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.host.command_line import CONTEXT, VOCAB, call, failed, run_golden, start, write_model
+from tests.host.command_line import (
+    CONTEXT,
+    VOCAB,
+    call,
+    failed,
+    listen_to_ctrl_c,
+    run_golden,
+    start,
+    write_model,
+)
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.commands import run as run_module
 from tokenloom.host.golden_device import GoldenDevice
@@ -376,7 +385,11 @@ def free(lock):
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_the_lock_lives_as_long_as_anyone_writes(tmp_path, number):
-    run = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], stderr=subprocess.PIPE)
+    run = subprocess.Popen(
+        [sys.executable, "-c", KILLED, tmp_path],
+        stderr=subprocess.PIPE,
+        preexec_fn=listen_to_ctrl_c,
+    )
     wait_until((tmp_path / "done").exists)
     child = int((tmp_path / "done").read_text())
     assert not free(tmp_path / "lock")

@@ -9,11 +9,11 @@ import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.hw.test_tape_reader import (
-    ReadMemory,
     Tape,
     begin,
     configured,
     drive_commands,
+    read_memory,
     write_codebook,
 )
 from tokenloom.hw.channel import Channel
@@ -22,6 +22,7 @@ from tokenloom.sim.bench import run_block
 INPUTS = (
     "index cmd_valid cmd_kind cmd_addr cmd_addr2 cmd_blocks cmd_dim_blocks cfg_we cfg_addr "
     "cfg_data row_channel row_ar_valid row_ar_addr row_ar_len row_r_ready ar_ready r_valid r_data "
+    "r_resp r_last in_valid in_addr in_data in_strobe aw_ready w_ready b_valid b_resp halt "
     "wanted take"
 ).split()
 
@@ -117,8 +118,7 @@ async def both_readers(dut: Any) -> None:
         else:
             tape.weights(4 if number % 4 == 2 else 8, blocks)
     tape.place(bytes(16 * tape.word))
-    memory = ReadMemory(dut, tape.image, rng, word=tape.word, ideal=False, latency=6)
-    memory.start()
+    read_memory(dut, tape.image, word=tape.word, ideal=False)
     image = bytes(tape.image)
     tasks = [
         cocotb.start_soon(drive_commands(dut, tape.commands, rng, ideal=False)),
@@ -131,4 +131,4 @@ async def both_readers(dut: Any) -> None:
 
 def test_channel() -> None:
     bench = {"port_bits": 256, "lanes": 32, "buffer_words": 64, "dim_blocks_max": 2}
-    run_block(Channel(**bench, channels=4), __name__, parameters=bench)
+    run_block(Channel(**bench, channels=4, header_words=8, retries=3), __name__, parameters=bench)
