@@ -1,4 +1,4 @@
-"""Tiny random checkpoints in memory."""
+"""Tiny random checkpoints in memory, and prompts for them."""
 
 import math
 
@@ -6,9 +6,20 @@ import numpy as np
 
 from tokenloom.compiler.checkpoint import BLOCK, Checkpoint, LayerWeights, Matrix, ModelShape
 
-__all__ = ["KINDS", "random_model"]
+__all__ = ["KINDS", "SMALL", "SMALLEST", "prompt_for", "random_model"]
 
 KINDS = ("q8_0", "q4_0", "q4_1", "f32")
+
+# One head, one layer: a pass of a few hundred cycles.
+SMALLEST = dict(width=16, ffn=16, heads=1, kv_heads=1, head_size=8, vocab=16)
+# Every kind of operation, double buffers in use, nothing a multiple of 32.
+SMALL = dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2, tied=False)
+
+
+def prompt_for(model, count, seed=5):
+    """So many random tokens of a quantised model's vocabulary."""
+    return np.random.default_rng(seed).integers(0, model.shape.vocab, count).tolist()
+
 
 # Lowest and highest code, and the code's standard deviation when all are equally likely.
 _CODES = {"q8_0": (-127, 127, 73.6), "q4_0": (-8, 7, 4.61), "q4_1": (0, 15, 4.61)}

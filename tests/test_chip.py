@@ -1,32 +1,26 @@
 """The whole verilated chip against the golden model: every logit, token, stall and event."""
 
 import ctypes
-import os
 import signal
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from tests.models_for_tests import KINDS, random_model
+from tests.deep import DEEP
+from tests.models_for_tests import KINDS, SMALL, SMALLEST, prompt_for, random_model
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.models import resolve
 from tokenloom.compiler.quantise import quantise
 from tokenloom.hw.config import load
 from tokenloom.sim import chip_device
-from tokenloom.sim.chip_device import ChipDevice, Hold
+from tokenloom.sim.chip_device import Hold
 from tokenloom.sim.golden import Golden
 from tokenloom.sim.simulator import build
 
 HARDWARE = load("mini")
 ROWS = HARDWARE.array.rows
 PAGE = HARDWARE.memory.page_tokens
-DEEP = os.environ.get("TOKENLOOM_DEEP") == "1"
-
-# One head, one layer: a pass of a few hundred cycles.
-SMALLEST = dict(width=16, ffn=16, heads=1, kv_heads=1, head_size=8, vocab=16)
-# Every kind of operation, double buffers in use, nothing a multiple of 32.
-SMALL = dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2, tied=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,24 +32,6 @@ def simulator():
 def patience(monkeypatch):
     """A pass here takes a few thousand cycles; one that hangs shall not take minutes."""
     monkeypatch.setattr(chip_device, "_PATIENCE", 300_000)
-
-
-@pytest.fixture
-def device():
-    """Makes devices, and frees them after the test."""
-    made = []
-
-    def make(model):
-        made.append(ChipDevice(model, HARDWARE))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def prompt_for(model, count, seed=5):
-    return np.random.default_rng(seed).integers(0, model.shape.vocab, count).tolist()
 
 
 def tokens(records):

@@ -2,28 +2,25 @@
 
 import ctypes
 import dataclasses
-import os
 
 import numpy as np
 import pytest
 
-from tests.models_for_tests import KINDS, random_model
+from tests.deep import DEEP
+from tests.models_for_tests import KINDS, SMALL, SMALLEST, prompt_for, random_model
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.quantise import quantise
 from tokenloom.hw.config import load
 from tokenloom.hw.isa import TAPE_OP
 from tokenloom.hw.tape_format import TapeKind
 from tokenloom.sim import chip_device
-from tokenloom.sim.chip_device import ChipDevice, Hold, MemoryFault
+from tokenloom.sim.chip_device import Hold, MemoryFault
 from tokenloom.sim.memory import MEMORIES, linear_reader, memory_profile
 from tokenloom.sim.simulator import build
 
 HARDWARE = load("mini")
 RETRIES = HARDWARE.memory.retries
 PAGE = HARDWARE.memory.page_tokens
-DEEP = os.environ.get("TOKENLOOM_DEEP") == "1"
-SMALLEST = dict(width=16, ffn=16, heads=1, kv_heads=1, head_size=8, vocab=16)
-SMALL = dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2, tied=False)
 HOSTILE = [name for name in MEMORIES if name != "ideal"]
 
 
@@ -35,23 +32,6 @@ def simulator():
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     monkeypatch.setattr(chip_device, "_PATIENCE", 500_000)
-
-
-@pytest.fixture
-def device():
-    made = []
-
-    def make(model, memory="ideal", seed=1, hardware=HARDWARE):
-        made.append(ChipDevice(model, hardware, memory=memory, memory_seed=seed))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def prompt_for(model, count, seed=5):
-    return np.random.default_rng(seed).integers(0, model.shape.vocab, count).tolist()
 
 
 def play(chip, prompt, new):

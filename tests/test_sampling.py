@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.deep import DEEP, deep
-from tests.models_for_tests import random_model
+from tests.models_for_tests import SMALL, random_model
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
@@ -14,11 +14,10 @@ from tokenloom.host.golden_device import GoldenDevice
 from tokenloom.host.session import compare_with_golden
 from tokenloom.hw.config import load
 from tokenloom.hw.noise import Noise
-from tokenloom.sim.chip_device import ChipDevice, Hold
+from tokenloom.sim.chip_device import Hold
 from tokenloom.sim.golden import Golden
 from tokenloom.sim.request import GREEDY, Sampling
 
-SMALL = dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2, tied=False)
 NARROW = dict(width=2, ffn=1, heads=1, kv_heads=1, head_size=2, vocab=2, layers=1)
 PROMPT = [1, 7, 3, 30, 2]
 WARM = Sampling(temperature=1.5, seed=0x0123456789ABCDEF)
@@ -37,20 +36,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture
-def device():
-    """Makes devices, and frees them after the test."""
-    made = []
-
-    def make(model, overrides=()):
-        made.append(ChipDevice(model, load("mini", overrides)))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
 def tokens(device, new, sampling, prompt=PROMPT):
     records = list(device.generate(prompt, new, sampling=sampling))
     assert compare_with_golden(device.model, prompt, records, sampling=sampling) is None
@@ -60,7 +45,7 @@ def tokens(device, new, sampling, prompt=PROMPT):
 @pytest.mark.parametrize("overrides", SHAPES, ids=lambda o: "-".join(o))
 def test_the_same_seed_gives_the_same_tokens_for_every_shape(overrides, device):
     model = quantise(random_model(**SMALL))
-    chip, golden = device(model, overrides), Golden(model)
+    chip, golden = device(model, hardware=load("mini", overrides)), Golden(model)
     for sampling in (WARM, Sampling(temperature=0.3, seed=1), GREEDY):
         assert tokens(chip, 30, sampling) == golden.answer(PROMPT, 30, sampling)
 

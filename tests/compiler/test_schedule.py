@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.deep import deep
-from tests.models_for_tests import random_model
+from tests.models_for_tests import SMALLEST, random_model
 from tokenloom.compiler import schedule as schedule_module
 from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
@@ -31,7 +31,7 @@ WIDER = ["array.columns=4"]  # with mini's drain of 2
 
 SHAPES = {
     "plain": {},
-    "smallest": dict(width=16, ffn=16, heads=1, kv_heads=1, head_size=8, vocab=16),
+    "smallest": SMALLEST,
     "odd": dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2),
     "group-1": dict(width=33, ffn=31, heads=3, kv_heads=3, head_size=8, vocab=65),
     "group-2": dict(width=65, ffn=97, heads=8, kv_heads=4, head_size=8, layers=3),

@@ -2,23 +2,21 @@
 
 import ctypes
 
-import numpy as np
 import pytest
 
-from tests.models_for_tests import random_model
+from tests.models_for_tests import SMALLEST, prompt_for, random_model
 from tokenloom.compiler.quantise import quantise
 from tokenloom.host.session import compare_with_golden
 from tokenloom.hw.config import load
 from tokenloom.hw.pass_control import EOS_IDS
 from tokenloom.sim import chip_device
-from tokenloom.sim.chip_device import ChipDevice
 from tokenloom.sim.simulator import build, chip_verilog, with_dirty_memories
 
 HARDWARE = load("mini")
 PAGE = HARDWARE.memory.page_tokens
 SHAPES = {
     "plain": {},
-    "smallest": dict(width=16, ffn=16, heads=1, kv_heads=1, head_size=8, vocab=16),
+    "smallest": SMALLEST,
     # Heads and vectors that do not fill their last block.
     "odd": dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2),
     "context-of-18": dict(width=31, ffn=65, heads=3, kv_heads=3, head_size=6, vocab=5),
@@ -39,22 +37,9 @@ def patience(monkeypatch):
     monkeypatch.setattr(chip_device, "_PATIENCE", 300_000)
 
 
-@pytest.fixture
-def device():
-    made = []
-
-    def make(model, **options):
-        made.append(ChipDevice(model, HARDWARE, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
 def check(chip, count, new=4):
     """Play a prompt; nothing may differ from the golden model."""
-    prompt = np.random.default_rng(7).integers(0, chip.model.shape.vocab, count).tolist()
+    prompt = prompt_for(chip.model, count, 7)
     records = list(chip.generate(prompt, new))
     assert compare_with_golden(chip.model, prompt, records) is None
     return records

@@ -1,12 +1,13 @@
 """A fault in the chip: the report names the operation, row and lane in which it shows first."""
 
+import functools
 import json
 import sys
 
 import numpy as np
 import pytest
 
-from tests.models_for_tests import KINDS, random_model
+from tests.models_for_tests import KINDS, SMALL, SMALLEST, prompt_for, random_model
 from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
@@ -24,10 +25,9 @@ from tokenloom.sim.taps import first_difference
 HARDWARE = load("mini")
 WORD = HARDWARE.memory.port_bits // 8
 PAGE = HARDWARE.memory.page_tokens
-SMALL = dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, vocab=33, layers=2, tied=False)
 SHAPES = {
     "plain": {},
-    "smallest": dict(width=16, ffn=16, heads=1, kv_heads=1, head_size=8, vocab=16, layers=2),
+    "smallest": dict(SMALLEST, layers=2),
     "small": SMALL,
     "group-2": dict(width=65, ffn=97, heads=8, kv_heads=4, head_size=8, layers=3),
     "head-6": dict(width=31, ffn=65, heads=3, kv_heads=3, head_size=6, vocab=5),
@@ -46,20 +46,9 @@ def patience(monkeypatch):
 
 
 @pytest.fixture
-def device():
-    made = []
-
-    def make(model):
-        made.append(ChipDevice(model, HARDWARE, taps=True))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def prompt_for(model, count):
-    return np.random.default_rng(5).integers(0, model.shape.vocab, count).tolist()
+def device(device):
+    """As everywhere, of the chip that shows every operation's output."""
+    return functools.partial(device, taps=True)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -249,7 +238,6 @@ def test_an_output_that_never_comes(device):
 
 
 def test_the_operation_behind_a_difference(monkeypatch):
-    from tokenloom.sim.chip_device import ChipDevice
 
     def altered(*args):
         image = lay_out(*args)
@@ -274,7 +262,6 @@ def test_the_operation_behind_a_difference(monkeypatch):
 
 
 def test_a_difference_that_does_not_come_again():
-    from tokenloom.sim.chip_device import ChipDevice
 
     model = quantise(random_model(**SMALL))
     chip = ChipDevice(model, HARDWARE)
