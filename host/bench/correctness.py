@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenloom.host.bench.registry import Figure, group
-from tokenloom.host.bench.runs import STORY, Run, smollm2, stories, tiny, tinystories
+from tokenloom.host.bench.runs import STORY, Run, prepared, smollm2, stories, tiny, tinystories
 
 _row = group("Correctness")
 
@@ -55,15 +55,14 @@ def shapes_tiny() -> Figure:
     import numpy as np
 
     from tokenloom.host import progress
-    from tokenloom.host.prepare import prepare
     from tokenloom.sim.chip_device import ChipDevice
     from tokenloom.sim.request import GREEDY, Sampling
 
     answers = []
     for overrides in _SHAPES:
-        ready = prepare("tiny", "mini", overrides)
+        ready, model = prepared("tiny", "mini", overrides)
         with progress.steps() as step:
-            chip = ChipDevice(ready.quantise(), ready.hardware, step)
+            chip = ChipDevice(model, ready.hardware, step)
         answer: list[tuple[int | None, bytes]] = []
         for sampling in (GREEDY, Sampling(temperature=0.8, seed=7)):
             for record in chip.generate(ready.text.encode(STORY), 24, sampling=sampling):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokenloom.host import progress
 from tokenloom.host.bench.registry import Figure, group
-from tokenloom.host.bench.runs import STORY, models
+from tokenloom.host.bench.runs import STORY, prepared
 
 if TYPE_CHECKING:
+    from tokenloom.compiler.quantise import QuantModel
     from tokenloom.host.prepare import Prepared
     from tokenloom.sim.chip_device import ChipDevice, Event, PassRecord
-    from tokenloom.sim.memory import MemoryProfile
+    from tokenloom.sim.memory import Counters, MemoryProfile
 
 _row = group("Hostile memory")
 
@@ -22,11 +23,23 @@ _NEW = 24
 _ERRORS = 1000
 
 
-def _chip(ready: Prepared, memory: str | MemoryProfile = "ideal", seed: int = 1) -> ChipDevice:
+@dataclass(frozen=True, kw_only=True)
+class _Played:
+    """A request: its passes, every operation's start and end, what the channels have done."""
+
+    records: list[PassRecord]
+    events: list[Event]
+    counters: list[Counters]
+
+
+def _chip(
+    ready: tuple[Prepared, QuantModel], memory: str | MemoryProfile = "ideal", seed: int = 1
+) -> ChipDevice:
     from tokenloom.sim.chip_device import ChipDevice
 
+    hardware, model = ready[0].hardware, ready[1]
     with progress.steps() as step:
-        return ChipDevice(ready.quantise(), ready.hardware, step, memory=memory, memory_seed=seed)
+        return ChipDevice(model, hardware, step, memory=memory, memory_seed=seed)
 
 
 def _hbm2(**changed: float) -> MemoryProfile:
@@ -37,53 +50,41 @@ def _hbm2(**changed: float) -> MemoryProfile:
     return dataclasses.replace(profile, **changed)  # type: ignore[arg-type]
 
 
-def _played(chip: ChipDevice, ids: Sequence[int]) -> tuple[list[PassRecord], list[Event]]:
-    seen = len(chip.events())
-    records = list(chip.generate(ids, _NEW))
-    events = chip.events()[seen:]
-    first = events[0].number
-    return records, [dataclasses.replace(e, number=e.number - first) for e in events]
+def _played(ready: tuple[Prepared, QuantModel], memory: str | MemoryProfile, seed: int) -> _Played:
+    """`STORY` and some tokens more, on a new chip."""
+    chip = _chip(ready, memory, seed)
+    records = list(chip.generate(ready[0].text.encode(STORY), _NEW))
+    played = _Played(records=records, events=chip.events(), counters=chip.memory_counters())
+    chip.close()
+    return played
 
 
-def _same(
-    mine: tuple[list[PassRecord], list[Event]], other: tuple[list[PassRecord], list[Event]]
-) -> bool:
+def _same(mine: _Played, other: _Played) -> bool:
     """Tokens, logits and belt cycles are equal, and each stalled cycle has one cause."""
     import numpy as np
 
-    return mine[1] == other[1] and all(
+    return mine.events == other.events and all(
         (a.token, a.scheduled, a.beats) == (b.token, b.scheduled, b.beats)
         and a.elapsed == a.scheduled + sum(a.stalls.values())
         and (not a.sample or np.array_equal(np.asarray(a.logits), np.asarray(b.logits)))
-        for a, b in zip(mine[0], other[0], strict=True)
+        for a, b in zip(mine.records, other.records, strict=True)
     )
-
-
-def _tiny() -> tuple[Prepared, list[int]]:
-    from tokenloom.host.prepare import prepare
-
-    ready = prepare("tiny", "mini")
-    return ready, ready.text.encode(STORY)
 
 
 @_row("hostile_is_ideal", "seeds equal", f"{_SEEDS} of {_SEEDS}", how="simulated")
 def hostile_is_ideal() -> Figure:
     """Tokens, logits and belt cycles on HBM2 against the ideal memory."""
-    ready, ids = _tiny()
-    chip = _chip(ready)
-    want = _played(chip, ids)
-    chip.close()
+    ready = prepared("tiny", "mini")
+    want = _played(ready, "ideal", 1)
     equal, stalled = 0, []
     for seed in range(1, _SEEDS + 1):
-        chip = _chip(ready, "hbm2", seed)
-        got = _played(chip, ids)
-        chip.close()
+        got = _played(ready, "hbm2", seed)
         equal += _same(got, want)
-        total = sum(record.elapsed for record in got[0])
-        stalled.append(100 * (1 - sum(record.scheduled for record in got[0]) / total))
+        total = sum(record.elapsed for record in got.records)
+        stalled.append(100 * (1 - sum(record.scheduled for record in got.records) / total))
     detail = (
-        f"tiny on 'mini', prompt of {len(ids)} tokens and {_NEW} more, memory hbm2: every token, "
-        "logit, first and last belt cycle; elapsed = scheduled + stalled in every pass; stalled "
+        f"tiny on 'mini', prompt of {len(ready[0].text.encode(STORY))} tokens and {_NEW} more, "
+        "memory hbm2: every token, logit, first and last belt cycle; elapsed = scheduled + stalled in every pass; stalled "
         f"{min(stalled):.1f} to {max(stalled):.1f} % of the cycles"
     )
     return Figure(value=equal, detail=detail, ok=equal == _SEEDS)
@@ -92,18 +93,15 @@ def hostile_is_ideal() -> Figure:
 @_row("hostile_errors", "errors recovered", f">= {_ERRORS:,}, 0 wrong", how="simulated")
 def hostile_errors() -> Figure:
     """Error responses that the retries make good."""
-    ready, ids = _tiny()
-    chip = _chip(ready)
-    want = _played(chip, ids)
-    chip.close()
+    ready = prepared("tiny", "mini")
+    want = _played(ready, "ideal", 1)
     profile = _hbm2(error_rate=0.01)
     errors = wrong = requests = 0
     with progress.counter("errors", _ERRORS) as update:
         for seed in range(1, 100):
-            chip = _chip(ready, profile, seed)
-            wrong += not _same(_played(chip, ids), want)
-            errors += sum(c.read_errors + c.write_errors for c in chip.memory_counters())
-            chip.close()
+            got = _played(ready, profile, seed)
+            wrong += not _same(got, want)
+            errors += sum(c.read_errors + c.write_errors for c in got.counters)
             requests += 1
             update(min(errors, _ERRORS))
             if errors >= _ERRORS:
@@ -118,12 +116,10 @@ def hostile_errors() -> Figure:
 @_row("hostile_smollm2", "% of a linear reader's bytes", ">= 90 %", how="simulated")
 def hostile_smollm2() -> Figure:
     """Useful bytes of SmolLM2's decode where the memory's peak is what the array takes."""
-    from tokenloom.host.prepare import prepare
     from tokenloom.sim.memory import linear_reader
 
-    with models():
-        ready = prepare("smollm2", "sim")
-    hardware, shape = ready.hardware, ready.checkpoint.shape
+    ready = prepared("smollm2", "sim")
+    hardware, shape = ready[0].hardware, ready[0].checkpoint.shape
     clock = hardware.board.clock_mhz
     # A beat of 32 codes with scale and minimum: 4-bit codes in the layers, 8-bit ones in the head.
     layer_bytes, head_bytes = 20, 34
@@ -132,7 +128,7 @@ def hostile_smollm2() -> Figure:
         profile, 1, clock_mhz=clock, beat_bytes=hardware.memory.port_bits // 8, cycles=200_000
     )
     chip = _chip(ready, profile)
-    records = list(chip.generate(ready.text.encode("The river begins in the hills"), 3))
+    records = list(chip.generate(ready[0].text.encode("The river begins in the hills"), 3))
     chip.close()
     decode = [record for record in records if record.rows == 1 and record.sample][-2:]
     head = -(-shape.vocab // hardware.array.columns) * -(-shape.width // 32)

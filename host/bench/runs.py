@@ -19,11 +19,23 @@ from tokenloom.host import progress
 from tokenloom.host.bench.registry import Skip
 
 if TYPE_CHECKING:
+    from tokenloom.compiler.quantise import QuantModel
     from tokenloom.compiler.schedule import Schedule
+    from tokenloom.host.prepare import Prepared
     from tokenloom.host.session import Difference, Played
     from tokenloom.sim.measured import Measured
 
-__all__ = ["STORY", "Run", "models", "shared_text", "smollm2", "stories", "tiny", "tinystories"]
+__all__ = [
+    "STORY",
+    "Run",
+    "models",
+    "prepared",
+    "shared_text",
+    "smollm2",
+    "stories",
+    "tiny",
+    "tinystories",
+]
 
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park"
@@ -63,16 +75,25 @@ class Run:
 
 
 @cache
+def prepared(
+    model: str, board: str, overrides: tuple[str, ...] = ()
+) -> tuple[Prepared, QuantModel]:
+    """A model read and quantised once for all rows; `Skip` if it is not there."""
+    from tokenloom.host.prepare import prepare
+
+    with models():
+        ready = prepare(model, board, overrides)
+    return ready, ready.quantise()
+
+
+@cache
 def run_chip(model: str, board: str, text: str, prompt: int | None, new: int) -> Run:
     """Play a text (its first `prompt` tokens) and `new` tokens, end of text ignored; compare."""
-    from tokenloom.host.prepare import prepare
     from tokenloom.host.session import compare_with_golden, play, predictor, with_operation
     from tokenloom.sim.chip_device import ChipDevice
     from tokenloom.sim.measured import measured_passes
 
-    with models():
-        ready = prepare(model, board)
-    quantised = ready.quantise()
+    ready, quantised = prepared(model, board)
     ids = ready.text.encode(text)[:prompt]
     with progress.steps() as step:
         chip = ChipDevice(quantised, ready.hardware, step)

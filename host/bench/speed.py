@@ -6,7 +6,7 @@ import os
 from functools import cache
 
 from tokenloom.host.bench.registry import Figure, group
-from tokenloom.host.bench.runs import Run, models, smollm2, stories
+from tokenloom.host.bench.runs import Run, prepared, smollm2, stories
 
 _row = group("Speed")
 
@@ -44,11 +44,8 @@ def smollm2_prompt() -> Figure:
 def _smollm2_schedule(pos: int) -> tuple[int, int]:
     """Beats and cycles that `predict` gives for a decode pass."""
     from tokenloom.compiler.schedule import predict
-    from tokenloom.host.prepare import prepare
 
-    with models():
-        ready = prepare("smollm2", "sim")
-    model = ready.quantise()
+    ready, model = prepared("smollm2", "sim")
     program = ready.program(model)
     found = predict(program, ready.hardware, model, rows=1, pos=pos, sample=True)
     return found.beats, found.cycles
