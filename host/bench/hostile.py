@@ -84,7 +84,8 @@ def hostile_is_ideal() -> Figure:
         stalled.append(100 * (1 - sum(record.scheduled for record in got.records) / total))
     detail = (
         f"tiny on 'mini', prompt of {len(ready[0].text.encode(STORY))} tokens and {_NEW} more, "
-        "memory hbm2: every token, logit, first and last belt cycle; elapsed = scheduled + stalled in every pass; stalled "
+        "memory hbm2: every token, logit, first and last belt cycle; elapsed = scheduled + stalled "
+        "in every pass; stalled "
         f"{min(stalled):.1f} to {max(stalled):.1f} % of the cycles"
     )
     return Figure(value=equal, detail=detail, ok=equal == _SEEDS)
