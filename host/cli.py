@@ -34,24 +34,30 @@ def _writable(context: click.Context, option: click.Parameter, path: Path | None
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _file_option(name: str, text: str) -> _Decorator:
+    """An option --name FILE, a file to write; the parameter is name_file."""
+    return click.option(
+        f"--{name}", f"{name}_file", type=_FILE, callback=_writable, metavar="FILE", help=text
+    )
+
+
+_OVERRIDES = click.option(
+    "-P",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a value of the hardware, as array.columns=8; may be repeated.",
+)
+
+
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command has: --model, --board, -P and --json."""
     for option in (
-        click.option(
-            "--json",
-            "json_file",
-            type=_FILE,
-            callback=_writable,
-            metavar="FILE",
-            help="Write the result to FILE.",
-        ),
-        click.option(
-            "-P",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Override a value of the hardware, as array.columns=8; may be repeated.",
-        ),
+        _file_option("json", "Write the result to FILE."),
+        _OVERRIDES,
         click.option(
             "--board",
             default="sim",
@@ -339,22 +345,8 @@ def schedule_command(
 @click.option("--only", multiple=True, metavar="NAME", help="Only this row; may be repeated.")
 @click.option("--list", "listed", is_flag=True, help="Print the rows instead.")
 @click.option("--again", is_flag=True, help="Measure also what was measured with the same sources.")
-@click.option(
-    "--json",
-    "json_file",
-    type=_FILE,
-    callback=_writable,
-    metavar="FILE",
-    help="Write the rows to FILE.",
-)
-@click.option(
-    "--markdown",
-    "markdown_file",
-    type=_FILE,
-    callback=_writable,
-    metavar="FILE",
-    help="Write the whole table to FILE; rows without a value never replace one.",
-)
+@_file_option("json", "Write the rows to FILE.")
+@_file_option("markdown", "Write the whole table to FILE; rows without a value never replace one.")
 def bench_command(
     only: tuple[str, ...],
     listed: bool,
@@ -404,13 +396,7 @@ def bench_command(
     metavar="NAME|FILE",
     help="Hardware preset, or a TOML file; may be repeated. Default: every preset of a real board.",
 )
-@click.option(
-    "-P",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a value of the hardware, as array.rows=8; may be repeated.",
-)
+@_OVERRIDES
 @click.option(
     "--context",
     type=click.IntRange(min=1),
@@ -418,22 +404,8 @@ def bench_command(
     show_default=True,
     help="Tokens of context for the rates; less where less fits.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=_FILE,
-    callback=_writable,
-    metavar="FILE",
-    help="Write the estimates to FILE.",
-)
-@click.option(
-    "--markdown",
-    "markdown_file",
-    type=_FILE,
-    callback=_writable,
-    metavar="FILE",
-    help="Write the table to FILE.",
-)
+@_file_option("json", "Write the estimates to FILE.")
+@_file_option("markdown", "Write the table to FILE.")
 def estimate_command(
     models: tuple[str, ...],
     boards: tuple[str, ...],
