@@ -15,25 +15,10 @@ __all__ = ["Channel"]
 # Ports that are the tape reader's own.
 _COMMAND = ("cmd_kind", "cmd_addr", "cmd_addr2", "cmd_blocks", "cmd_dim_blocks")
 # ... the arbiter's and the write port's.
-_AR_IN, _AR_OUT = (
-    ("ar_ready", "r_valid", "r_data", "r_resp", "r_last"),
-    (
-        "ar_valid",
-        "ar_addr",
-        "ar_len",
-        "r_ready",
-    ),
-)
-_AW_IN, _AW_OUT = (
-    ("aw_ready", "w_ready", "b_valid", "b_resp"),
-    (
-        "aw_valid",
-        "aw_addr",
-        "w_valid",
-        "w_data",
-        "w_strobe",
-    ),
-)
+_AR_IN = ("ar_ready", "r_valid", "r_data", "r_resp", "r_last")
+_AR_OUT = ("ar_valid", "ar_addr", "ar_len", "r_ready")
+_AW_IN = ("aw_ready", "w_ready", "b_valid", "b_resp")
+_AW_OUT = ("aw_valid", "aw_addr", "w_valid", "w_data", "w_strobe")
 _WRITE_IN, _WRITE_OUT = ("in_valid", "in_addr", "in_data", "in_strobe"), ("in_ready", "done")
 _BEAT = ("codes", "scale", "minimum", "v_shift", "pow2")
 

@@ -486,16 +486,14 @@ class Core(Block):
             self.saturated.eq(Cat(saturated).any()),
         ]
         if self._taps:
+            codes = [quantiser.out_codes.word_select(i, ACTIVATION_BITS) for i in range(BLOCK)]
             tags = {
                 "block_valid": quantiser.out_valid,
                 "block_unit": q_tag.unit,
                 "block_row": q_tag.row,
                 "block_shift": quantiser.out_sx,
                 "block_codes": Cat(
-                    Cat(code, code[-1].replicate(CODE_BITS - len(code)))
-                    for code in (
-                        quantiser.out_codes.word_select(i, ACTIVATION_BITS) for i in range(BLOCK)
-                    )
+                    Cat(code, code[-1].replicate(CODE_BITS - ACTIVATION_BITS)) for code in codes
                 ),
             }
             for name in ("target", "bank", "addr", "last", "layer", "head", "block"):

@@ -43,13 +43,13 @@ def with_clocked_processes(module: str) -> str:
 
     def clocked(match: re.Match[str]) -> str:
         name = match["next"]
-        if processes.get(name, match)[0] != match[0] or name not in processes:
+        if name not in processes:
             return match[0]
-        register = copies[name]["register"]
-        spaced = f"{register} " if register.startswith("\\") else register
-        target = re.compile(rf"^( +){re.escape(name)} (\[[\d:]+\] )? ?= ", re.M)
-        body = target.sub(lambda m: f"{m[1]}{spaced}{(m[2] or '').strip()} <= ", match["body"])
-        return f"  always @(posedge {copies[name]['clock']}) begin\n{body}  end\n"
+        copy = copies[name]
+        register = f"{copy['register']} " if copy["register"].startswith("\\") else copy["register"]
+        target = re.compile(rf"^( +){re.escape(name)} (\[[\d:]+\] )? ?= ", re.MULTILINE)
+        body = target.sub(lambda m: f"{m[1]}{register}{(m[2] or '').strip()} <= ", match["body"])
+        return f"  always @(posedge {copy['clock']}) begin\n{body}  end\n"
 
     module = _PROCESS.sub(clocked, module)
     module = _COPY.sub(lambda m: "" if m["next"] in processes else m[0], module)
