@@ -10,8 +10,8 @@ __all__ = [
     "ID_BITS",
     "READS",
     "WRITES",
+    "WRITE_ADDRESS_BITS",
     "Burst",
-    "Response",
     "burst_words",
 ]
 
@@ -25,6 +25,8 @@ READS = 16
 """Bursts that a channel has outstanding at most."""
 WRITES = 8
 """Writes that a channel has outstanding at most."""
+WRITE_ADDRESS_BITS = 32
+"""Bits of a byte address in the writes of K and V: 4 GiB of each channel."""
 
 
 class Burst(enum.IntEnum):
@@ -33,15 +35,6 @@ class Burst(enum.IntEnum):
     FIXED = 0
     INCR = 1
     WRAP = 2
-
-
-class Response(enum.IntEnum):
-    """What RRESP and BRESP say; from SLVERR on it is an error."""
-
-    OKAY = 0
-    EXOKAY = 1
-    SLVERR = 2
-    DECERR = 3
 
 
 def burst_words(port_bits: int) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.axi import ID_BITS, Burst
+from tokenloom.hw.axi import ID_BITS, WRITE_ADDRESS_BITS, Burst
 from tokenloom.hw.block import Block, instance
 from tokenloom.hw.channel import Channel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS, EDGE, Core
 from tokenloom.hw.isa import TAPE_OP, Unit
 from tokenloom.hw.kv_manager import KvManager
-from tokenloom.hw.kv_writer import WRITE_ADDRESS_BITS, KvWriter
+from tokenloom.hw.kv_writer import KvWriter
 from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.pass_control import EOS_IDS, PassControl
 from tokenloom.hw.registers import MODEL, Select
@@ -312,7 +312,7 @@ class Chip(Block):
                 channel.r_resp.eq(self.r_resp.word_select(c, 2)),
                 channel.r_last.eq(self.r_last[c]),
                 channel.in_valid.eq(writer.w_valid[c]),
-                channel.in_addr.eq(writer.w_addr.word_select(c, 32)),
+                channel.in_addr.eq(writer.w_addr.word_select(c, WRITE_ADDRESS_BITS)),
                 channel.in_data.eq(writer.w_data.word_select(c, port)),
                 channel.in_strobe.eq(writer.w_strobe.word_select(c, port // 8)),
                 channel.aw_ready.eq(self.aw_ready[c]),

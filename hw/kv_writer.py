@@ -6,14 +6,13 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.axi import WRITE_ADDRESS_BITS
 from tokenloom.hw.block import Block, instance
 from tokenloom.hw.kv_lane import KvLane
 from tokenloom.hw.words import check_port_bits, pick
 
-__all__ = ["WRITE_ADDRESS_BITS", "KvWriter"]
+__all__ = ["KvWriter"]
 
-WRITE_ADDRESS_BITS = 32
-"""Bits of a byte address in the writes of K and V: 4 GiB of each channel."""
 
 _STEPS_MAX = 63
 

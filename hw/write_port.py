@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.axi import WRITES
+from tokenloom.hw.axi import WRITE_ADDRESS_BITS, WRITES
 from tokenloom.hw.block import Block
 from tokenloom.hw.words import check_port_bits
 
@@ -67,13 +67,13 @@ class WritePort(Block):
             {
                 "in_valid": In(1),
                 "in_ready": Out(1),
-                "in_addr": In(32),
+                "in_addr": In(WRITE_ADDRESS_BITS),
                 "in_data": In(port_bits),
                 "in_strobe": In(port_bits // 8),
                 "done": Out(1),
                 "aw_valid": Out(1),
                 "aw_ready": In(1),
-                "aw_addr": Out(32),
+                "aw_addr": Out(WRITE_ADDRESS_BITS),
                 "w_valid": Out(1),
                 "w_ready": In(1),
                 "w_data": Out(port_bits),
@@ -83,7 +83,7 @@ class WritePort(Block):
                 "halt": In(1),
                 "quiet": Out(1),
                 "failed": Out(1),
-                "failed_addr": Out(32),
+                "failed_addr": Out(WRITE_ADDRESS_BITS),
             },
             params=(port_bits, writes, retries),
         )
@@ -97,7 +97,9 @@ class WritePort(Block):
         # Writes not yet acknowledged, oldest at `head`; the last `unsent` of them were not sent.
         m.submodules.words = words = Memory(shape=port, depth=self._writes, init=[])
         m.submodules.strobes = strobes = Memory(shape=port // 8, depth=self._writes, init=[])
-        m.submodules.addresses = addresses = Memory(shape=32 - shift, depth=self._writes, init=[])
+        m.submodules.addresses = addresses = Memory(
+            shape=WRITE_ADDRESS_BITS - shift, depth=self._writes, init=[]
+        )
         oldest = addresses.read_port(domain="comb")
         head, sent, tail = Signal(bits), Signal(bits), Signal(bits)
         level, unsent, under_way = (Signal(bits + 1) for _ in range(3))

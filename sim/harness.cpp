@@ -1,6 +1,6 @@
 // Drives the verilated chip: a memory behind its channels, requests, and the record of a run.
-// Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_UNITS, TL_READS,
-// TL_WRITES; with TL_TAP_WORDS when the chip shows every operation's output.
+// Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_WRITE_ADDR_BITS,
+// TL_UNITS, TL_READS, TL_WRITES; with TL_TAP_WORDS when the chip shows every operation's output.
 //
 // The simulator's top has a register in front of each of the memory's signals. So what `memory`
 // sets before a rising edge is what the chip sees after it, in the cycle in which the chip's own
@@ -186,7 +186,7 @@ struct Chip {
         }
         for (uint64_t left = top.w_valid; left; left &= left - 1) {
             int c = std::countr_zero(left);
-            if (uint8_t* to = at(c, bits(top.aw_addr, 32 * c, 32))) {
+            if (uint8_t* to = at(c, bits(top.aw_addr, TL_WRITE_ADDR_BITS * c, TL_WRITE_ADDR_BITS))) {
                 for (int i = 0; i < WORD; i++)
                     if (bits(top.w_strobe, WORD * c + i, 1))
                         to[i] = uint8_t(bits(top.w_data, 8 * (WORD * c + i), 8));
@@ -250,7 +250,7 @@ struct Chip {
                     bits(top.ar_burst, 2 * c, 2), bits(top.ar_id, TL_ID_BITS * c, TL_ID_BITS));
         m.aw.valid = bits(top.aw_valid, c, 1);
         if (m.aw.valid)
-            address(m.aw, true, bits(top.aw_addr, 32 * c, 32), bits(top.aw_len, 4 * c, 4),
+            address(m.aw, true, bits(top.aw_addr, TL_WRITE_ADDR_BITS * c, TL_WRITE_ADDR_BITS), bits(top.aw_len, 4 * c, 4),
                     bits(top.aw_size, 3 * c, 3), bits(top.aw_burst, 2 * c, 2),
                     bits(top.aw_id, TL_ID_BITS * c, TL_ID_BITS));
         m.w_valid = bits(top.w_valid, c, 1);

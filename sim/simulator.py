@@ -19,7 +19,7 @@ from typing import IO
 from amaranth.lib.wiring import In
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.hw.axi import ID_BITS, READS, WRITES
+from tokenloom.hw.axi import ID_BITS, READS, WRITE_ADDRESS_BITS, WRITES
 from tokenloom.hw.block import emit
 from tokenloom.hw.chip import Chip
 from tokenloom.hw.config import HardwareConfig
@@ -191,6 +191,7 @@ def build(
         "TL_ROWS": array.rows,
         "TL_PORT_BYTES": port // 8,
         "TL_ADDR_BITS": 32 + (port // 8).bit_length() - 1,
+        "TL_WRITE_ADDR_BITS": WRITE_ADDRESS_BITS,
         "TL_UNITS": len(Unit),
         "TL_ID_BITS": ID_BITS,
         "TL_READS": READS,
