@@ -250,9 +250,9 @@ struct Chip {
                     bits(top.ar_burst, 2 * c, 2), bits(top.ar_id, TL_ID_BITS * c, TL_ID_BITS));
         m.aw.valid = bits(top.aw_valid, c, 1);
         if (m.aw.valid)
-            address(m.aw, true, bits(top.aw_addr, TL_WRITE_ADDR_BITS * c, TL_WRITE_ADDR_BITS), bits(top.aw_len, 4 * c, 4),
-                    bits(top.aw_size, 3 * c, 3), bits(top.aw_burst, 2 * c, 2),
-                    bits(top.aw_id, TL_ID_BITS * c, TL_ID_BITS));
+            address(m.aw, true, bits(top.aw_addr, TL_WRITE_ADDR_BITS * c, TL_WRITE_ADDR_BITS),
+                    bits(top.aw_len, 4 * c, 4), bits(top.aw_size, 3 * c, 3),
+                    bits(top.aw_burst, 2 * c, 2), bits(top.aw_id, TL_ID_BITS * c, TL_ID_BITS));
         m.w_valid = bits(top.w_valid, c, 1);
         if (m.w_valid) {
             m.w_last = bits(top.w_last, c, 1);
