@@ -8,15 +8,18 @@ operations must have finished before it may start.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
+from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.tape_format import TapeKind
 
-__all__ = ["Instruction", "Program", "compile_program"]
+__all__ = ["Instruction", "Program", "compile_program", "configuration"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,40 @@ class Program:
         """A queue's bits, with the stop at its end."""
         stop = pack(LAYOUTS[unit], {"header": {"wait": [0] * len(Unit), "stop": 1}})
         return [i.word() for i in self.queues[unit]] + [stop]
+
+
+def configuration(program: Program, hardware: HardwareConfig) -> Iterator[tuple[int, int, int]]:
+    """The configuration writes of a program: target (`registers.Select`), address, word.
+
+    Raises
+    ------
+    TokenloomError
+        When a value exceeds its register.
+    """
+    for unit in Unit:
+        for address, word in enumerate(program.words(unit)):
+            yield unit, address, word
+    for address, word in enumerate(program.tape):
+        yield Select.TAPE, address, word
+    lanes = hardware.norm_lanes
+    address = 0
+    for gain in program.gains:
+        for first in range(0, len(gain), lanes):
+            value = 0
+            for i, code in enumerate(gain[first : first + lanes]):
+                value |= (code & 0xFFFF) << 16 * i
+            yield Select.GAINS, address, value
+            address += 1
+    for address, frequency in enumerate(program.frequencies):
+        yield Select.FREQUENCIES, address, frequency
+    value = 0
+    for name, field_ in MODEL:
+        number = program.registers[name]
+        if number >> field_.width:
+            raise TokenloomError(f"register {name} is {number}; it has {field_.width} bits")
+        value |= number << field_.offset
+    # Last: with it the tape begins.
+    yield Select.REGISTERS, 0, value
 
 
 @dataclass

@@ -291,6 +291,11 @@ def generate_command(
 )
 @click.option("--measure", is_flag=True, help="Measure the same pass in the simulated chip.")
 @click.option(
+    "--checksums",
+    is_flag=True,
+    help="With --measure: a CRC-32 of every operation's output, the chip's and the golden model's.",
+)
+@click.option(
     "--out",
     required=True,
     type=_FILE,
@@ -307,6 +312,7 @@ def schedule_command(
     pos: int,
     sample: bool,
     measure: bool,
+    checksums: bool,
     out: Path,
 ) -> None:
     """Predict when each operation of a pass starts and ends."""
@@ -320,6 +326,7 @@ def schedule_command(
         pos=pos,
         sample=sample,
         measure=measure,
+        checksums=checksums,
     )
     write_json(out, trace)
     if json_file is not None:
@@ -329,7 +336,10 @@ def schedule_command(
         f"{result['array_busy']:.1%} (predicted); trace in {out}"
     )
     if result["equal"]:
-        click.echo("measured: the first and last cycle of every operation are as predicted")
+        click.echo(
+            "measured: the first and last cycle of every operation are as predicted"
+            + (", its output is the golden model's" if checksums else "")
+        )
     elif result["equal"] is False:
         first = result["differences"][0]
         click.echo(

@@ -54,7 +54,8 @@ class ArrayControl(Block):
     rows_used : In, rows of this pass; group_rows : In, heads per kv head × rows
     slot_groups : In, ⌈group_rows / R⌉; key_tiles, value_beats : In, from the pass's length
     key_blocks : In, blocks of 32 in a head
-    will_take : Out(E), takes announced, nearest last; take : Out
+    will_take : Out(E), takes announced, nearest last; take : Out; computes : Out(1), a beat is
+        multiplied, freshly taken or held
     take_keys, take_tile, take_beat, take_parity : Out, with `take`: it is a K beat, and which
     x_addr, x_values, x_digit : Out, per row: address in the operand buffer, or in the probability
         buffer (parity, slot, beat) and which digit; valid 2 cycles before the element's stage 0
@@ -113,6 +114,7 @@ class ArrayControl(Block):
                 "key_blocks": In(4),
                 "will_take": Out(edge),
                 "take": Out(1),
+                "computes": Out(1),
                 "take_keys": Out(1),
                 "take_tile": Out(16),
                 "take_beat": Out(4),
@@ -261,6 +263,7 @@ class ArrayControl(Block):
         m.d.comb += [
             self.will_take.eq(Cat(line[k].take for k in range(edge))),
             self.take.eq(line[edge].take),
+            self.computes.eq(line[edge].valid),
             self.take_keys.eq(line[edge].take & line[edge].keys),
             self.take_tile.eq(line[edge].tile),
             self.take_beat.eq(line[edge].beat),

@@ -12,6 +12,7 @@ __all__ = [
     "WRITES",
     "WRITE_ADDRESS_BITS",
     "Burst",
+    "Response",
     "burst_words",
 ]
 
@@ -35,6 +36,15 @@ class Burst(enum.IntEnum):
     FIXED = 0
     INCR = 1
     WRAP = 2
+
+
+class Response(enum.IntEnum):
+    """What RRESP and BRESP say; from SLVERR on it is an error."""
+
+    OKAY = 0
+    EXOKAY = 1
+    SLVERR = 2
+    DECERR = 3
 
 
 def burst_words(port_bits: int) -> int:

@@ -46,10 +46,13 @@ class Chip(Block):
         fault_addr, fault_write : Out, whose burst failed after every retry
     ar_*, r_*, aw_*, w_*, b_* : C AXI3 ports packed, in bursts of 512 bytes and 16 beats at most; a
         port has one reader and one writer, so every identifier is 0
-    hold : In(1), an extra stall of the belt, for tests
+    hold : In(1), an extra stall of the belt, for single steps and tests
+    cancel : In(1), end the request, held until `req_ready`: see `PassControl`
+    stop : In(1), quiet : Out(1), channels shall come to rest and stay so until a reset; nothing is
+        under way
     en, restart, over, rows_used, pos, sample : Out, the belt's state, for the trace
     stall_tape, stall_row, stall_kv : Out(1), why the next cycle stands still
-    started, finished : Out(5), array_take : Out(1), saturated : Out(1)
+    started, finished : Out(5), array_take, array_busy : Out(1), saturated : Out(1)
     logit_valid, logit : Out, per row
     tap_valid, tap : Out, only with taps, see `Core`
     """
@@ -118,6 +121,9 @@ class Chip(Block):
                 "b_ready": Out(c),
                 "b_resp": In(2 * c),
                 "hold": In(1),
+                "cancel": In(1),
+                "stop": In(1),
+                "quiet": Out(1),
                 "en": Out(1),
                 "restart": Out(1),
                 "over": Out(1),
@@ -130,6 +136,7 @@ class Chip(Block):
                 "started": Out(len(Unit)),
                 "finished": Out(len(Unit)),
                 "array_take": Out(1),
+                "array_busy": Out(1),
                 "saturated": Out(1),
                 "logit_valid": Out(array.rows),
                 "logit": Out(32 * array.rows),
@@ -253,7 +260,7 @@ class Chip(Block):
         m.submodules.row_reader = instance(row_reader, reset=reset)
         row_channel = Signal.like(control.fetch_channel)
         words_left = Signal(16)
-        fetch, take, accepted = Signal(), Signal(), Signal()
+        fetch, take, accepted, halt = Signal(), Signal(), Signal(), Signal()
         wanted = Signal(range(EDGE + 2))
         m.d.comb += [
             # One row at a time: rows of different channels must not overtake each other.
@@ -319,7 +326,7 @@ class Chip(Block):
                 channel.w_ready.eq(self.w_ready[c]),
                 channel.b_valid.eq(self.b_valid[c]),
                 channel.b_resp.eq(self.b_resp.word_select(c, 2)),
-                channel.halt.eq(control.halt),
+                channel.halt.eq(halt),
                 channel.wanted.eq(wanted),
                 channel.take.eq(take),
             ]
@@ -361,12 +368,15 @@ class Chip(Block):
         # Errors. The lowest channel that failed is named; the request ends when all are at rest.
         m.d.comb += [
             control.broken.eq(packed("failed").any()),
-            control.quiet.eq(packed("quiet").all()),
+            self.quiet.eq(packed("quiet").all()),
+            control.quiet.eq(self.quiet),
+            control.cancel.eq(self.cancel),
+            halt.eq(control.halt | self.stop),
         ]
         m.d.sync += reset.eq(ResetSignal() | control.wipe)
         with m.If(control.req_valid & control.req_ready):
             m.d.sync += self.fault.eq(0)
-        with m.If(control.wipe):
+        with m.If(control.wipe & control.broken):
             m.d.sync += self.fault.eq(1)
             for c, channel in reversed(list(enumerate(channels))):
                 with m.If(channel.failed):
@@ -446,7 +456,8 @@ class Chip(Block):
             self.over.eq(core.over),
             self.started.eq(core.started),
             self.finished.eq(core.finished),
-            self.array_take.eq(core.array_busy),
+            self.array_take.eq(core.take),
+            self.array_busy.eq(core.array_busy),
             self.saturated.eq(core.saturated),
             self.logit_valid.eq(core.logit_valid),
             self.logit.eq(core.logit),

@@ -57,7 +57,8 @@ class Core(Block):
     kv_valid, kv_is_v, kv_layer, kv_head, kv_block, kv_row, kv_codes, kv_shift : Out, a quantised
         K or V block
     logit_valid, logit : Out, per row, the logits in order of their id; token : Out, per row
-    started, finished : Out(5), strobes per unit, for the trace; array_busy : Out(1)
+    started, finished : Out(5), strobes per unit, for the trace; array_busy : Out(1), the array
+        multiplies
     saturated : Out(1), strobe
     tap_valid : Out(1), tap : Out, with taps: a record of `taps.tap_places` that holds something
     """
@@ -204,7 +205,7 @@ class Core(Block):
             control.key_blocks.eq(model.key_blocks),
             self.will_take.eq(control.will_take),
             self.take.eq(control.take),
-            self.array_busy.eq(control.take),
+            self.array_busy.eq(control.computes),
             array.take.eq(control.take),
             array.pow2.eq(self.pow2),
             array.codes.eq(self.codes),

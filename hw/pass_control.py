@@ -32,9 +32,11 @@ class PassControl(Block):
     req_sampling : In, the request's seed and temperature; sampling : Out, the same during it
     prompt_valid : In, prompt_ready : Out, prompt_token : In, the prompt
     out_valid, out_token, out_last : Out, sampled tokens, one cycle each
-    failed : Out(1), strobe: no page was free, the context is full, or the memory failed; the
-        request ends
+    failed : Out(1), strobe: no page was free, the context is full, the memory failed, or `cancel`;
+        the request ends
     broken : In(1), a channel failed for good; quiet : In(1), no channel has anything under way
+    cancel : In(1), end the request as if a channel had failed, held until `req_ready`; the rest of
+        its prompt is taken and dropped
     halt : Out(1), channels shall come to rest; wipe : Out(1), strobe after that: everything that
         the request left in belt and channels shall be reset
     begin_valid, begin_slot, begin_pos0, begin_rows : Out, begin_ready, kv_done, kv_full : In,
@@ -82,6 +84,7 @@ class PassControl(Block):
                 "out_last": Out(1),
                 "failed": Out(1),
                 "broken": In(1),
+                "cancel": In(1),
                 "quiet": In(1),
                 "halt": Out(1),
                 "wipe": Out(1),
@@ -211,13 +214,13 @@ class PassControl(Block):
                 m.d.comb += [self.active.eq(1), self.restart.eq(1)]
                 with m.If(self.en):
                     m.next = "run"
-                with m.Elif(self.broken):
+                with m.Elif(self.broken | self.cancel):
                     m.next = "halt"
             with m.State("run"):
                 m.d.comb += self.active.eq(~self.over)
                 with m.If(self.over):
                     m.next = "after"
-                with m.Elif(self.broken):
+                with m.Elif(self.broken | self.cancel):
                     m.next = "halt"
             with m.State("after"):
                 m.d.sync += [self.pos.eq(self.pos + self.rows_used), token.eq(chosen)]
@@ -234,7 +237,8 @@ class PassControl(Block):
                     with m.If(self.out_last):
                         m.next = "release"
             with m.State("halt"):
-                # A channel failed: what it owes the pass will never come.
+                # What a channel that failed owes the pass will never come; what an aborted pass
+                # asked for comes first.
                 m.d.comb += self.halt.eq(1)
                 with m.If(self.quiet):
                     m.d.comb += self.wipe.eq(1)

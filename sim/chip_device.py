@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import MemoryImage, lay_out
-from tokenloom.compiler.program import Program, compile_program
+from tokenloom.compiler.program import Program, compile_program, configuration
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.isa import Unit
 from tokenloom.hw.noise import SAMPLING
 from tokenloom.hw.pass_control import EOS_IDS
-from tokenloom.hw.registers import MODEL, Select
 from tokenloom.hw.taps import tap_words
 from tokenloom.sim.memory import (
     IDEAL,
@@ -225,30 +224,8 @@ class ChipDevice:
         self._library.tl_config(self._chip, select, address, words)
 
     def _configure(self) -> None:
-        program = self.program
-        for unit in Unit:
-            for address, word in enumerate(program.words(unit)):
-                self._write(unit, address, word)
-        for address, word in enumerate(program.tape):
-            self._write(Select.TAPE, address, word)
-        lanes = self.hardware.norm_lanes
-        address = 0
-        for gain in program.gains:
-            for first in range(0, len(gain), lanes):
-                value = 0
-                for i, code in enumerate(gain[first : first + lanes]):
-                    value |= (code & 0xFFFF) << 16 * i
-                self._write(Select.GAINS, address, value)
-                address += 1
-        for address, frequency in enumerate(program.frequencies):
-            self._write(Select.FREQUENCIES, address, frequency)
-        value = 0
-        for name, field in MODEL:
-            number = program.registers[name]
-            if number >> field.width:
-                raise TokenloomError(f"register {name} is {number}; it has {field.width} bits")
-            value |= number << field.offset
-        self._write(Select.REGISTERS, 0, value)
+        for select, address, word in configuration(self.program, self.hardware):
+            self._write(select, address, word)
 
     def hold(self, mode: int, argument: int = 0) -> None:
         """Inject stalls: `Hold.EVERY` after each belt cycle, RANDOM (seed), AT one belt cycle."""

@@ -1,6 +1,8 @@
 // Drives the verilated chip: a memory behind its channels, requests, and the record of a run.
 // Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_WRITE_ADDR_BITS,
-// TL_UNITS, TL_READS, TL_WRITES; with TL_TAP_WORDS when the chip shows every operation's output.
+// TL_UNITS, TL_READS, TL_WRITES; with TL_TAP_WORDS when the chip shows every operation's output;
+// with TL_CARD when the top is the card, which a host drives over AXI4-Lite instead of these
+// functions.
 //
 // The simulator's top has a register in front of each of the memory's signals. So what `memory`
 // sets before a rising edge is what the chip sees after it, in the cycle in which the chip's own
@@ -106,7 +108,9 @@ struct Chip {
         for (auto& queue : reads) queue.clear();
         prompt.clear();
         prompt_at = 0;
+#ifndef TL_CARD
         top.req_valid = top.prompt_valid = top.hold = 0;
+#endif
         top.rst = 1;
         top.r_valid = top.b_valid = 0;
         top.r_resp = top.b_resp = 0;
@@ -155,6 +159,12 @@ struct Chip {
 
     // One clock cycle: looks at the outputs, answers, and advances.
     void cycle() {
+#ifdef TL_CARD
+        if (ideal) answer_at_once();
+        else answer_by_model();
+        edge();
+    }
+#else
         record();
         if (ideal) answer_at_once();
         else answer_by_model();
@@ -168,6 +178,7 @@ struct Chip {
         top.hold = hold();
         fall();
     }
+#endif
 
     // The ideal memory: always ready, a word in the next cycle, a write acknowledged in the next.
     // It takes address and data of a write in the same cycle, since the chip shows them together.
@@ -266,6 +277,7 @@ struct Chip {
         if (checkers[c].rule && broken < 0) broken = c;
     }
 
+#ifndef TL_CARD
     bool hold() {
         switch (hold_mode) {
             case 1: return top.en;  // every belt cycle is followed by one that stands still
@@ -327,6 +339,7 @@ struct Chip {
         if (top.tap_valid) taps.insert(taps.end(), &top.tap[0], &top.tap[0] + TL_TAP_WORDS);
 #endif
     }
+#endif  // TL_CARD
 };
 
 }  // namespace
@@ -388,6 +401,62 @@ int tl_fault(Chip* chip, uint64_t* address, int* write) {
 void tl_peek(Chip* chip, int channel, uint64_t address, uint8_t* to, uint64_t size) {
     std::memcpy(to, chip->memory[channel].data() + address, size);
 }
+
+int64_t tl_cycles(Chip* chip) { return chip->cycles; }
+
+#ifdef TL_CARD
+
+// Lets cycles pass; returns what ended them: 0, 5 (an address outside the memory), 6 (a rule of the
+// memory's protocol is broken).
+int tl_wait(Chip* chip, int64_t cycles) {
+    for (int64_t i = 0; i < cycles; i++) {
+        if (chip->fault) return 5;
+        if (chip->broken >= 0) return 6;
+        chip->cycle();
+    }
+    return 0;
+}
+
+// An AXI4-Lite write: RESP, or -1 when there is no answer within `most` cycles.
+int tl_axi_write(Chip* chip, uint32_t address, uint32_t data, uint32_t strobe, int64_t most) {
+    Vchip& top = chip->top;
+    top.s_axi_awvalid = top.s_axi_wvalid = top.s_axi_bready = 1;
+    top.s_axi_awaddr = address, top.s_axi_wdata = data, top.s_axi_wstrb = strobe;
+    top.eval();
+    for (int64_t i = 0; i < most; i++) {
+        bool address_taken = top.s_axi_awready, data_taken = top.s_axi_wready;
+        bool answered = top.s_axi_bvalid;
+        int response = top.s_axi_bresp;
+        chip->cycle();
+        if (address_taken) top.s_axi_awvalid = 0;
+        if (data_taken) top.s_axi_wvalid = 0;
+        if (answered) top.s_axi_bready = 0;
+        top.eval();
+        if (answered) return response;
+    }
+    return -1;
+}
+
+// An AXI4-Lite read: RESP, or -1.
+int tl_axi_read(Chip* chip, uint32_t address, uint32_t* data, int64_t most) {
+    Vchip& top = chip->top;
+    top.s_axi_arvalid = top.s_axi_rready = 1;
+    top.s_axi_araddr = address;
+    top.eval();
+    for (int64_t i = 0; i < most; i++) {
+        bool taken = top.s_axi_arready, answered = top.s_axi_rvalid;
+        int response = top.s_axi_rresp;
+        *data = top.s_axi_rdata;
+        chip->cycle();
+        if (taken) top.s_axi_arvalid = 0;
+        if (answered) top.s_axi_rready = 0;
+        top.eval();
+        if (answered) return response;
+    }
+    return -1;
+}
+
+#else
 
 void tl_config(Chip* chip, int select, int address, const uint32_t* words) {
     Vchip& top = chip->top;
@@ -464,7 +533,6 @@ int tl_finish(Chip* chip, int64_t most) {
     return 4;
 }
 
-int64_t tl_cycles(Chip* chip) { return chip->cycles; }
 int64_t tl_passes(Chip* chip, Pass* to) {
     if (to) std::memcpy(to, chip->passes.data(), chip->passes.size() * sizeof(Pass));
     return int64_t(chip->passes.size());
@@ -484,5 +552,7 @@ int64_t tl_taps(Chip* chip, uint32_t* to) {
     if (to) std::memcpy(to, chip->taps.data(), chip->taps.size() * 4);
     return int64_t(chip->taps.size());
 }
+
+#endif  // TL_CARD
 
 }  // extern "C"

@@ -20,17 +20,29 @@ from amaranth.lib.wiring import In
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.hw.axi import ID_BITS, READS, WRITE_ADDRESS_BITS, WRITES
-from tokenloom.hw.block import emit
+from tokenloom.hw.block import Block, emit
+from tokenloom.hw.card import Card
 from tokenloom.hw.chip import Chip
 from tokenloom.hw.config import HardwareConfig
+from tokenloom.hw.identity import Identity
 from tokenloom.hw.isa import Unit
 from tokenloom.hw.taps import tap_words
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 
-__all__ = ["build", "chip_verilog", "with_dirty_memories", "write_verilog"]
+__all__ = [
+    "SIMULATED",
+    "build",
+    "card_verilog",
+    "chip_verilog",
+    "with_dirty_memories",
+    "write_verilog",
+]
 
-_TAPS, _DIRTY = "-taps", "-dirty"  # in the names of folders
+_TAPS, _DIRTY, _CARD = "-taps", "-dirty", "-card"  # in the names of folders
+SIMULATED = Identity(version="0.0.1", git="5eed" * 10, modified=True)
+"""What a simulated card says of its origin: always the same, so that a simulator serves long."""
+
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _SPEED = (
     *"-O3 --x-assign fast --x-initial fast --noassert -CFLAGS".split(),
@@ -62,10 +74,18 @@ def _source_digest() -> str:
 
 def chip_verilog(hardware: HardwareConfig, taps: bool = False) -> dict[str, str]:
     """Verilog of the chip by module name; made once per configuration and generator."""
-    name = f"{hardware.name}{_TAPS * taps}-{hardware.digest()[:12]}-{_source_digest()}"
-    folder = build_root() / "verilog" / name
+    return _emitted(f"{hardware.name}{_TAPS * taps}", Chip(hardware=hardware, taps=taps))
+
+
+def card_verilog(hardware: HardwareConfig, identity: Identity) -> dict[str, str]:
+    """Verilog of the card by module name, the chip's modules among it; made once as well."""
+    return _emitted(f"{hardware.name}{_CARD}", Card(hardware=hardware, identity=identity))
+
+
+def _emitted(name: str, top: Block) -> dict[str, str]:
+    folder = build_root() / "verilog" / f"{name}-{_digest(repr(top.params))}-{_source_digest()}"
     if not (folder / ".done").exists():
-        texts = emit(Chip(hardware=hardware, taps=taps))
+        texts = emit(top)
         write_verilog(texts, folder)
         (folder / ".done").touch()
     return {path.stem: path.read_text() for path in sorted(folder.glob("*.v"))}
@@ -109,15 +129,22 @@ _REGISTERED = {
     "r_resp", "r_last", "aw_ready", "w_ready", "b_valid", "b_resp",
 }  # fmt: skip
 
+# The chip's ports that only the card uses: inputs are zero, nobody looks at outputs, so that the
+# simulation of the chip alone does no work for them.
+_OF_CARD = {"cancel", "stop", "quiet", "array_busy"}
 
-def _bench_top(hardware: HardwareConfig, taps: bool) -> str:
-    """Verilog of the simulator's top: the chip behind a register per input."""
-    chip = Chip(hardware=hardware, taps=taps)
+
+def _bench_top(chip: Block) -> str:
+    """Verilog of the simulator's top: chip or card behind a register per input."""
     ports = {"clk": (1, In), "rst": (1, In)}
     ports |= {name: (len(value), flow) for name, (value, flow) in chip.flat_ports().items()}
     declared, registers, clocked, connected = [], [], [], []
     for name, (width, flow) in ports.items():
         span = f"[{width - 1}:0] " if width > 1 else ""
+        if name in _OF_CARD:
+            registers.append(f"  wire {name}{' = 0' if flow is In else ''};")
+            connected.append(f"    .{name}({name})")
+            continue
         declared.append(f"  {'input' if flow is In else 'output'} wire {span}{name}")
         inner = name
         if name in _REGISTERED:
@@ -128,7 +155,7 @@ def _bench_top(hardware: HardwareConfig, taps: bool) -> str:
     return "\n".join(
         ["module bench_top(", ",\n".join(declared), ");", *registers,
          "  always @(posedge clk) begin", *clocked, "  end",
-         "  chip chip (", ",\n".join(connected), "  );", "endmodule", ""]
+         f"  {chip.module_name} top (", ",\n".join(connected), "  );", "endmodule", ""]
     )  # fmt: skip
 
 
@@ -162,6 +189,7 @@ def build(
     *,
     taps: bool = False,
     dirty: bool = False,
+    card: bool = False,
 ) -> ctypes.CDLL:
     """The chip's simulator.
 
@@ -174,6 +202,8 @@ def build(
         Of the chip that shows every operation's output.
     dirty : bool
         Of the chip whose memories begin with noise.
+    card : bool
+        Of the card, whose origin is `SIMULATED`, in place of the chip.
 
     Raises
     ------
@@ -182,7 +212,13 @@ def build(
         missing or the folder cannot be written.
     """
     step("generate Verilog")
-    texts = chip_verilog(hardware, taps)
+    top: Block
+    if card:
+        top = Card(hardware=hardware, identity=SIMULATED)
+        texts = card_verilog(hardware, SIMULATED)
+    else:
+        top = Chip(hardware=hardware, taps=taps)
+        texts = chip_verilog(hardware, taps)
     if dirty:
         texts = with_dirty_memories(texts)
     array, port = hardware.array, hardware.memory.port_bits
@@ -199,10 +235,16 @@ def build(
     }
     if taps:
         macros["TL_TAP_WORDS"] = tap_words(hardware)
+    if card:
+        macros["TL_CARD"] = 1
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
-    texts = texts | {"bench_top": _bench_top(hardware, taps)}
+    texts = texts | {"bench_top": _bench_top(top)}
     model = _digest(*texts.values(), *_VERILATE, *VERILATOR_FLAGS, *_SPEED, *_MAKE)
-    folder = build_root() / "simulator" / f"{hardware.name}{_TAPS * taps}{_DIRTY * dirty}-{model}"
+    folder = (
+        build_root()
+        / "simulator"
+        / f"{hardware.name}{_TAPS * taps}{_DIRTY * dirty}{_CARD * card}-{model}"
+    )
     objects, done = folder / "obj", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
     library = folder / f"libchip-{_digest(*sources, defines)}.so"

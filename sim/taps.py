@@ -8,6 +8,7 @@ outputs of its kind.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,14 @@ from tokenloom.sim.chip_device import ChipDevice, PassRecord
 from tokenloom.sim.golden import Golden
 from tokenloom.sim.request import GREEDY, Sampling
 
-__all__ = ["MISSING", "OperationDifference", "PassTaps", "first_difference"]
+__all__ = [
+    "MISSING",
+    "OperationDifference",
+    "PassTaps",
+    "checksum",
+    "first_difference",
+    "pass_checksums",
+]
 
 Array = npt.NDArray[np.int64]
 Parts = dict[str, Array]
@@ -406,6 +414,48 @@ def _signed_parts(words: Array, kind: type[np.signedinteger[Any]]) -> Array:
     return packed.view(kind).astype(np.int64)
 
 
+def checksum(parts: Parts) -> int:
+    """CRC-32 of an operation's output: its parts in order of their names, values as 64 bits."""
+    crc = 0
+    for name in sorted(parts):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(parts[name], "<i8").tobytes(), crc)
+    return crc
+
+
+def pass_checksums(
+    chip: ChipDevice, model: QuantModel, prompt: Sequence[int], new: int, number: int
+) -> list[tuple[Instruction, int, int]]:
+    """Every operation of one pass with its checksum in the golden model and in the chip.
+
+    Parameters
+    ----------
+    chip : ChipDevice
+        Made with taps.
+    model : QuantModel
+        The golden model's.
+    prompt : sequence of int
+    new : int
+        Tokens to sample.
+    number : int
+        The pass, from 0.
+    """
+    recorder = _Recorder()
+    session = Golden(model, recorder).session()
+    ids = list(prompt)
+    for index, record in enumerate(chip.generate(prompt, new)):
+        session.prefill(ids[record.pos : record.pos + record.rows], every_logit=True)
+        if index == number:
+            taps, golden, device = _both(chip, model, record, recorder.arrays)
+            return [
+                (op, checksum(golden[op.number]), checksum(device[op.number]))
+                for op in taps.operations
+            ]
+        if record.token is not None:
+            ids.append(record.token)
+    raise ValueError(f"the request has no pass {number}")
+
+
 def first_difference(
     chip: ChipDevice,
     model: QuantModel,
@@ -450,13 +500,13 @@ def first_difference(
     return None
 
 
-def _compare(
+def _both(
     chip: ChipDevice,
     model: QuantModel,
     record: PassRecord,
-    number: int,
     traced: dict[tuple[str, int], Array],
-) -> OperationDifference | None:
+) -> tuple[PassTaps, dict[int, Parts], dict[int, Parts]]:
+    """The operations of a pass, the golden model's outputs and the chip's."""
     taps = PassTaps(
         program=chip.program,
         model=model,
@@ -466,7 +516,17 @@ def _compare(
         sample=record.sample,
     )
     golden = taps.golden(traced)
-    device = taps.device(chip.taps(), golden)
+    return taps, golden, taps.device(chip.taps(), golden)
+
+
+def _compare(
+    chip: ChipDevice,
+    model: QuantModel,
+    record: PassRecord,
+    number: int,
+    traced: dict[tuple[str, int], Array],
+) -> OperationDifference | None:
+    taps, golden, device = _both(chip, model, record, traced)
     for operation in taps.operations:
         for part, want in golden[operation.number].items():
             have = device[operation.number][part]

@@ -1,4 +1,4 @@
-"""`tokenloom generate`: writes the chip's Verilog."""
+"""`tokenloom generate`: writes the card's Verilog and its registers for C."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from tokenloom.host import progress
 __all__ = ["generate"]
 
 _MANIFEST = "tokenloom.json"
+_HEADER = "tokenloom_registers.h"
 
 
 def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> dict[str, Any]:
-    """Write one Verilog file per module, and a list of them.
+    """Write one Verilog file per module (the top is `card`), a list of them, and a C header.
 
     Parameters
     ----------
@@ -43,14 +44,16 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
         If the folder cannot be written, has Verilog of another origin in it, or another run
         writes to it now.
     """
-    from tokenloom.host.jsonfile import write_json
+    from tokenloom.host.jsonfile import write_json, write_text
+    from tokenloom.host.origin import origin
     from tokenloom.host.prepare import prepare
-    from tokenloom.sim.simulator import chip_verilog, write_verilog
+    from tokenloom.hw.register_texts import c_header
+    from tokenloom.sim.simulator import card_verilog, write_verilog
 
     _refuse_strangers(out)
     ready = prepare(model, board, overrides)
     with progress.step("generate Verilog"):
-        texts = chip_verilog(ready.hardware)
+        texts = card_verilog(ready.hardware, origin())
     modules = {name: len(text.encode()) for name, text in sorted(texts.items())}
     result = {
         "model": ready.name,
@@ -68,6 +71,7 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
         known = {**dict.fromkeys(_listed(out), 0), **modules}
         write_json(out / _MANIFEST, {**result, "modules": known, "complete": False})
         write_verilog(texts, out)
+        write_text(out / _HEADER, c_header())
         write_json(out / _MANIFEST, result)
     return result
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["schedule", "trace_events"]
 
-# (unit's number, unit's name, operation's name, first cycle, last cycle)
-Span = tuple[int, str, str, int, int]
+# (unit's number, unit's name, operation's name, first cycle, last cycle, checksum)
+Span = tuple[int, str, str, int, int, int | None]
 # Room in the numbers for a process's tracks.
 _TRACKS = 1000
 
@@ -32,7 +32,7 @@ def trace_events(process: int, title: str, spans: Iterable[Span]) -> list[dict[s
     ]
     tracks: dict[tuple[int, int], int] = {}  # (unit, track) -> its last cycle
     ids: dict[tuple[int, int], int] = {}
-    for unit, unit_name, name, first, last in spans:
+    for unit, unit_name, name, first, last, crc in spans:
         track = 0
         while tracks.get((unit, track), -1) >= first:
             track += 1
@@ -54,7 +54,11 @@ def trace_events(process: int, title: str, spans: Iterable[Span]) -> list[dict[s
                 "dur": last - first + 1,
                 "name": name,
                 "cat": unit_name,
-                "args": {"first": first, "last": last},
+                "args": {
+                    "first": first,
+                    "last": last,
+                    **({} if crc is None else {"crc": f"{crc:08x}"}),
+                },
             }
         )
     return events
@@ -69,6 +73,7 @@ def schedule(
     pos: int,
     sample: bool = True,
     measure: bool = False,
+    checksums: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Predict a pass, and measure it in the verilated chip if asked to.
 
@@ -79,6 +84,9 @@ def schedule(
     sample : bool
         Whether the pass computes logits.
     measure : bool
+    checksums : bool
+        Put the CRC-32 of every operation's output into the trace: the golden model's beside the
+        prediction, that of a chip with taps beside what is measured.
 
     Returns
     -------
@@ -109,29 +117,42 @@ def schedule(
             f"--pos {pos}: with {rows} rows that is beyond the context of {room} tokens that "
             f"{ready.name} has on hardware '{hardware.name}'"
         )
+    if checksums and not measure:
+        raise TokenloomError("--checksums needs --measure: a prediction has no values")
     if measure:
         prompt_length(rows, pos, sample, hardware.array.rows)  # before the long steps
     quantised = ready.quantise()
     program = ready.program(quantised)
     predicted = predict(program, hardware, quantised, rows=rows, pos=pos, sample=sample)
     spans: list[Span] = [
-        (int(op.unit), op.unit.name.lower(), op.name, op.first, op.last)
+        (int(op.unit), op.unit.name.lower(), op.name, op.first, op.last, None)
         for op in predicted.operations
     ]
-    events = trace_events(1, "predicted", spans)
     differences: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     if measure:
-        measured = _measure(quantised, hardware, rows, pos, sample)
+        measured, crcs = _measure(quantised, hardware, rows, pos, sample, checksums)
         from tokenloom.sim.measured import schedule_differences
 
         differences = schedule_differences(predicted, measured)
         names = {unit: [op.name for op in predicted.operations if op.unit == unit] for unit in Unit}
+        both = {(unit, name): (golden, chip) for unit, name, golden, chip in crcs}
+        none = (None, None)
+        spans = [(*span[:5], both.get((span[0], span[2]), none)[0]) for span in spans]
+        differences += [
+            {"unit": Unit(unit).name, "name": name, "predicted": f"{golden:08x}",
+             "measured": f"{chip:08x}"}
+            for unit, name, golden, chip in crcs
+            if golden != chip
+        ]  # fmt: skip
         found: list[Span] = []
         for unit in Unit:
             for index, (first, last) in enumerate(measured.operations.get(int(unit), [])):
                 name = names[unit][index] if index < len(names[unit]) else "?"
-                found.append((int(unit), unit.name.lower(), name, first, last))
-        events += trace_events(2, "measured", found)
+                crc = both.get((int(unit), name), none)[1]
+                found.append((int(unit), unit.name.lower(), name, first, last, crc))
+        events = trace_events(2, "measured", found)
+    events = trace_events(1, "predicted", spans) + events
     result = {
         "model": ready.name,
         "board": hardware.name,
@@ -174,14 +195,20 @@ def prompt_length(rows: int, pos: int, sample: bool, array_rows: int) -> int:
     return pos + rows + 1
 
 
-def _measure(model: Any, hardware: Any, rows: int, pos: int, sample: bool) -> Measured:
+# (unit's number, operation's name, golden model's checksum, chip's)
+Checksum = tuple[int, str, int, int]
+
+
+def _measure(
+    model: Any, hardware: Any, rows: int, pos: int, sample: bool, checksums: bool
+) -> tuple[Measured, list[Checksum]]:
     """Play a prompt in the verilated chip; the wanted pass."""
     from tokenloom.sim.chip_device import ChipDevice
     from tokenloom.sim.measured import measured_passes
 
     length = prompt_length(rows, pos, sample, hardware.array.rows)
     with progress.steps() as step:
-        chip = ChipDevice(model, hardware, step)
+        chip = ChipDevice(model, hardware, step, taps=checksums)
     try:
         # Which tokens they are changes no cycle.
         prompt = [index % model.shape.vocab for index in range(1, length + 1)]
@@ -191,7 +218,18 @@ def _measure(model: Any, hardware: Any, rows: int, pos: int, sample: bool) -> Me
             progress.track(chip.generate(prompt, new), "passes", passes)
         ):
             if (record.rows, record.pos, record.sample) == (rows, pos, sample):
-                return measured_passes(chip.events(), [record], number)[0]
-        raise TokenloomError(f"the chip made no pass with {rows} rows at position {pos}")
+                measured = measured_passes(chip.events(), [record], number)[0]
+                break
+        else:
+            raise TokenloomError(f"the chip made no pass with {rows} rows at position {pos}")
+        crcs: list[Checksum] = []
+        if checksums:
+            from tokenloom.sim.taps import pass_checksums
+
+            crcs = [
+                (int(op.unit), op.name, golden, device)
+                for op, golden, device in pass_checksums(chip, model, prompt, new, number)
+            ]
+        return measured, crcs
     finally:
         chip.close()

@@ -14,6 +14,7 @@ from tokenloom.host.commands.schedule import prompt_length, trace_events
 from tokenloom.host.device import open_device
 from tokenloom.host.prepare import prepare, prompt_ids
 from tokenloom.host.session import compare_with_golden
+from tokenloom.hw.register_texts import c_header
 from tokenloom.sim.chip_device import PassRecord
 from tokenloom.sim.golden import Golden
 
@@ -255,6 +256,7 @@ def test_schedule_writes_a_trace(monkeypatch, capsys, tmp_path, model):
         (["--rows", 2, "--pos", 63], "beyond the context of 64 tokens"),
         (["--rows", 2, "--pos", 3, "--measure"], "--pos 3 never happens"),
         (["--rows", 1, "--pos", 2, "--measure", "--no-sample"], "never happens"),
+        (["--checksums"], "--checksums needs --measure"),
     ],
 )
 def test_schedule_errors(monkeypatch, capsys, tmp_path, model, args, text):
@@ -263,12 +265,54 @@ def test_schedule_errors(monkeypatch, capsys, tmp_path, model, args, text):
     assert not (tmp_path / "t.json").exists()
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_checksums_in_a_trace(monkeypatch, capsys, tmp_path, model, wrong):
+    """Of a chip that keeps to the schedule; one output is not the golden model's."""
+    from tokenloom.compiler import schedule as schedules
+    from tokenloom.host.commands import schedule as module
+    from tokenloom.sim.measured import Measured
+
+    seen = []
+    predict = schedules.predict
+    monkeypatch.setattr(
+        schedules, "predict", lambda *args, **more: seen.append(predict(*args, **more)) or seen[0]
+    )
+
+    def measured(model, hardware, rows, pos, sample, checksums):
+        assert checksums
+        operations = {}
+        for op in seen[0].operations:
+            operations.setdefault(int(op.unit), []).append((op.first, op.last))
+        crcs = [(int(op.unit), op.name, i, i) for i, op in enumerate(seen[0].operations)]
+        if wrong:
+            crcs[3] = (*crcs[3][:3], 0xDEAD)
+        return Measured(cycles=seen[0].cycles, beats=seen[0].beats, operations=operations), crcs
+
+    monkeypatch.setattr(module, "_measure", measured)
+    out = tmp_path / "trace.json"
+    args = ["schedule", "--model", model, "--board", "mini", "--measure", "--checksums"]
+    assert call(monkeypatch, *args, "--out", out) == wrong
+    printed = capsys.readouterr()
+    spans = [e for e in json.loads(out.read_text())["traceEvents"] if e["ph"] == "X"]
+    crcs = {pid: {(e["cat"], e["name"]): e["args"]["crc"] for e in spans if e["pid"] == pid}
+            for pid in (1, 2)}  # fmt: skip
+    different = [key for key in crcs[1] if crcs[1][key] != crcs[2][key]]
+    name = (seen[0].operations[3].unit.name.lower(), seen[0].operations[3].name)
+    assert different == ([name] if wrong else [])
+    if wrong:
+        assert "predicted 00000003, measured 0000dead" in printed.err
+    else:
+        assert "its output is the golden model's" in printed.out
+
+
 def test_overlapping_operations_get_tracks_of_their_own():
-    events = trace_events(1, "p", [(2, "array", "a", 0, 9), (2, "array", "b", 9, 12),
-                                   (2, "array", "c", 10, 11)])  # fmt: skip
+    events = trace_events(1, "p", [(2, "array", "a", 0, 9, None),
+                                   (2, "array", "b", 9, 12, 0xAB),
+                                   (2, "array", "c", 10, 11, None)])  # fmt: skip
     spans = {e["name"]: e for e in events if e["ph"] == "X"}
     assert spans["a"]["tid"] == spans["c"]["tid"] != spans["b"]["tid"]
     assert spans["b"]["dur"] == 4
+    assert spans["b"]["args"]["crc"] == "000000ab" and "crc" not in spans["a"]["args"]
     names = [e["args"]["name"] for e in events if e["name"] == "thread_name"]
     assert names == ["array", "array (2)"]
 
@@ -288,7 +332,7 @@ def fake_verilog(monkeypatch):
     import tokenloom.sim.simulator as simulator
 
     texts = {"chip": "module chip();\nendmodule\n", "row": "module row();\nendmodule\n"}
-    monkeypatch.setattr(simulator, "chip_verilog", lambda hardware: dict(texts))
+    monkeypatch.setattr(simulator, "card_verilog", lambda hardware, identity: dict(texts))
     return texts
 
 
@@ -297,6 +341,7 @@ def test_generate(monkeypatch, capsys, tmp_path, model, fake_verilog):
     args = ["generate", "--model", model, "--board", "mini", "--out", out, "--json", file]
     assert call(monkeypatch, *args) == 0
     assert {path.stem: path.read_text() for path in out.glob("*.v")} == fake_verilog
+    assert (out / "tokenloom_registers.h").read_text() == c_header()
     result = json.loads(file.read_text())
     assert result["files"] == 2
     assert result["modules"] == {name: len(text) for name, text in fake_verilog.items()}

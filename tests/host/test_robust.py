@@ -320,7 +320,7 @@ def test_only_files_are_replaced(tmp_path):
 
 def test_generate_into_a_folder_in_use(monkeypatch, capsys, tmp_path, model):
     texts = {"chip": "module chip();\nendmodule\n"}
-    monkeypatch.setattr(simulator, "chip_verilog", lambda hardware: texts)
+    monkeypatch.setattr(simulator, "card_verilog", lambda hardware, identity: texts)
     out = tmp_path / "out"
     out.mkdir()
     args = ["generate", "--model", model, "--board", "mini", "--out", out]

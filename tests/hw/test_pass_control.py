@@ -19,7 +19,7 @@ from tokenloom.sim.bench import run_block
 INPUTS = (
     "req_valid req_tokens req_new req_slot req_eos req_eos_used prompt_valid prompt_token "
     "begin_ready kv_done kv_full release_ready lookup_page fetch_ready embedding_base "
-    "embedding_stride en over tokens"
+    "embedding_stride en over tokens broken quiet cancel"
 ).split()
 PATIENCE = 500  # cycles until the next thing has to happen
 
@@ -225,6 +225,44 @@ async def requests(dut: Any) -> None:
         failed += refused
     assert 3 < failed < given["requests"] // 2
     assert passes > given["requests"]
+
+
+@cocotb.test()
+async def cancelled_requests(dut: Any) -> None:
+    """At any time in a pass: the channels come to rest, then everything is taken back."""
+    given, rng, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, rng)
+    for number in range(given["requests"]):
+        bench.rate = (1.0, 0.7, 0.3)[number % 3]
+        most = given["positions"]
+        length, slot = rng.randrange(1, most + 1), rng.getrandbits(len(dut.req_slot))
+        bench.prompt.extend(rng.randrange(1 << given["vocab_bits"]) for _ in range(length))
+        bench.outputs, bench.failures, bench.over = [], 0, 1
+        await bench.cycle(req_valid=1, req_tokens=length, req_new=2, req_slot=slot)
+        await bench.answer("begin_valid", "begin_ready")
+        bench.pages = [rng.getrandbits(16) for _ in range(given["pages_max"])]
+        started = await bench.until("restart", en=0)
+        assert started["passes"] == 1  # of an earlier request none is left
+        if rng.random() < 0.8:
+            while not (await bench.cycle(en=1))["restart"]:
+                pass
+            bench.over = 0
+            for _ in range(rng.randrange(20)):
+                await bench.cycle()
+        en = bench.over ^ 1  # the belt stands still at the start, or goes on
+        await bench.cycle(cancel=1, quiet=0, en=en)
+        for _ in range(rng.randrange(20)):
+            found = await bench.cycle(cancel=1, quiet=0, en=0)
+            assert dut.halt.value == 1 and dut.wipe.value == 0
+            assert not found["active"] and not found["prompt_ready"]
+        await bench.cycle(cancel=1, quiet=1, en=0)
+        assert (await bench.cycle(cancel=1, quiet=1, en=0))["failed"]
+        bench._held = None  # a fetch under way goes with the rest
+        released = await bench.answer("release_valid", "release_ready")
+        assert released["release_slot"] == slot
+        assert (bench.failures, bench.outputs, len(bench.prompt)) == (1, [], 0)
+        assert (await bench.cycle(cancel=0))["req_ready"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tokenloom.sim.chip_device import ChipDevice
 from tokenloom.sim.golden import Golden
 from tokenloom.sim.request import Sampling
 from tokenloom.sim.simulator import build, chip_verilog
-from tokenloom.sim.taps import first_difference
+from tokenloom.sim.taps import checksum, first_difference, pass_checksums
 
 HARDWARE = load("mini")
 WORD = HARDWARE.memory.port_bits // 8
@@ -91,7 +91,44 @@ def test_places_of_a_record():
     assert all(stop == start for (_, stop), (start, _) in zip(places, places[1:], strict=False))
 
 
+def test_checksums_of_a_pass(device):
+    """Equal with the golden model; after a fault they differ from its operation on."""
+    model = quantise(random_model(**SMALL))
+    chip, prompt = device(model), prompt_for(model, 5)
+    for number in (0, 2, 3):
+        sums = pass_checksums(chip, model, prompt, 2, number)
+        taken = {(op.unit, op.name) for op, _, _ in sums}
+        assert len(taken) == len(sums)  # names say which operation is meant
+        assert all(golden == here for _, golden, here in sums)
+        assert len({golden for _, golden, _ in sums}) > len(sums) // 2
+    with pytest.raises(ValueError, match="no pass 4"):
+        pass_checksums(chip, model, prompt, 2, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chip_device, "lay_out", _altered(lay_out, weight_fault(1, "o", 0)))
+        broken = device(model)
+    sums = pass_checksums(broken, model, prompt, 2, 0)
+    first = next(op.name for op, golden, here in sums if golden != here)
+    assert first == "layer 1 o"
+
+
+def test_checksum_sees_values_parts_and_order():
+    parts = {"codes": np.arange(6), "shift": np.array([1, 2])}
+    swapped = {"codes": np.array([1, 0, 2, 3, 4, 5]), "shift": parts["shift"]}
+    renamed = {"codes": parts["codes"], "value": parts["shift"]}
+    assert len({checksum(each) for each in (parts, swapped, renamed)}) == 3
+    assert checksum(parts) == checksum(dict(reversed(parts.items())))
+
+
 # Faults in what the chip holds.
+
+
+def _altered(make, change):
+    def made(*args):
+        result = make(*args)
+        change(result)
+        return result
+
+    return made
 
 
 def weight_fault(layer, name, channel, block=0, code=0, flip=0x40):
@@ -108,17 +145,9 @@ def weight_fault(layer, name, channel, block=0, code=0, flip=0x40):
 def play_with(device, model, *, image=lambda image: None, program=lambda program: None, count=3):
     """Play on a chip whose memory image or program was altered; the first difference."""
 
-    def altered(make, change):
-        def made(*args):
-            result = make(*args)
-            change(result)
-            return result
-
-        return made
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chip_device, "lay_out", altered(lay_out, image))
-        patch.setattr(chip_device, "compile_program", altered(compile_program, program))
+        patch.setattr(chip_device, "lay_out", _altered(lay_out, image))
+        patch.setattr(chip_device, "compile_program", _altered(compile_program, program))
         chip = device(model)
     chip.program = compile_program(model, chip.image, HARDWARE)  # what it should be
     return first_difference(chip, model, prompt_for(model, count), 2)
