@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenloom.compiler.checkpoint import BLOCK, ModelShape
 from tokenloom.hw.config import HardwareConfig
-from tokenloom.hw.kv_layout import KvLayout
+from tokenloom.hw.kv.kv_layout import KvLayout
 
 __all__ = ["BLOCK_RAM", "Footprint", "footprint"]
 

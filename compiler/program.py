@@ -15,9 +15,9 @@ from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
-from tokenloom.hw.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
-from tokenloom.hw.registers import MODEL, Select
-from tokenloom.hw.tape_format import TapeKind
+from tokenloom.hw.memory.tape_format import TapeKind
+from tokenloom.hw.sequencer.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
+from tokenloom.hw.sequencer.registers import MODEL, Select
 
 __all__ = ["Instruction", "Program", "compile_program", "configuration"]
 

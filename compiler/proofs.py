@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenloom.compiler.errors import ModelError
-from tokenloom.hw import formats as fx
+from tokenloom.hw.numbers import formats as fx
 
 if TYPE_CHECKING:
     from tokenloom.compiler.quantise import QTensor

@@ -28,8 +28,8 @@ from tokenloom.compiler.proofs import (
     row_bounds,
     score_floors,
 )
-from tokenloom.hw import formats as fx
-from tokenloom.hw import tables
+from tokenloom.hw.numbers import formats as fx
+from tokenloom.hw.numbers import tables
 
 __all__ = ["Gain", "QLayer", "QTensor", "QuantModel", "iter_tensors", "quantise"]
 

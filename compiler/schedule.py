@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 from tokenloom.compiler.program import Instruction, Program
 from tokenloom.compiler.quantise import QuantModel
-from tokenloom.hw.array_control import ArrayControl
-from tokenloom.hw.attention import Attention
+from tokenloom.hw.array.array_control import ArrayControl
+from tokenloom.hw.array.quantiser import Quantiser
+from tokenloom.hw.array.row_lane import RowLane
+from tokenloom.hw.attention.attention import Attention
+from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.core import EDGE
-from tokenloom.hw.embedding import Embedding
-from tokenloom.hw.isa import Dest, Kind, Unit
-from tokenloom.hw.quantiser import Quantiser
-from tokenloom.hw.residual import Residual
-from tokenloom.hw.rmsnorm import RmsNorm
-from tokenloom.hw.row_lane import RowLane
-from tokenloom.hw.sampler import Sampler
-from tokenloom.hw.softmax import Softmax
+from tokenloom.hw.embedding.embedding import Embedding
+from tokenloom.hw.norm.residual import Residual
+from tokenloom.hw.norm.rmsnorm import RmsNorm
+from tokenloom.hw.sampler.sampler import Sampler
+from tokenloom.hw.sequencer.isa import Dest, Kind, Unit
 
 __all__ = ["Operation", "Schedule", "predict"]
 

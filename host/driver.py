@@ -9,13 +9,13 @@ from typing import Protocol
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.program import Program, configuration
+from tokenloom.hw.card.counters import COUNTERS
+from tokenloom.hw.card.identity import Identity
+from tokenloom.hw.card.memory_test import Finding
+from tokenloom.hw.card.register_map import CFG_WORDS, MAGIC, Access, by_name
 from tokenloom.hw.config import HardwareConfig
-from tokenloom.hw.counters import COUNTERS
-from tokenloom.hw.identity import Identity
-from tokenloom.hw.memory_test import Finding
-from tokenloom.hw.pass_control import EOS_IDS
-from tokenloom.hw.register_map import CFG_WORDS, MAGIC, Access, by_name
-from tokenloom.hw.sampling import GREEDY_SCALE, NoiseScale
+from tokenloom.hw.sampler.sampling import GREEDY_SCALE, NoiseScale
+from tokenloom.hw.sequencer.pass_control import EOS_IDS
 
 __all__ = ["BusError", "Driver", "MemoryFinding", "RequestFailed", "Transport"]
 

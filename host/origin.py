@@ -7,7 +7,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tokenloom.hw.identity import Identity
+from tokenloom.hw.card.identity import Identity
 
 __all__ = ["origin"]
 

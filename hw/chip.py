@@ -5,20 +5,20 @@ from __future__ import annotations
 from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetSignal, Signal, Value
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.axi import ID_BITS, WRITE_ADDRESS_BITS, Burst
-from tokenloom.hw.block import Block, instance
-from tokenloom.hw.channel import Channel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS, EDGE, Core
-from tokenloom.hw.isa import TAPE_OP, Unit
-from tokenloom.hw.kv_manager import KvManager
-from tokenloom.hw.kv_writer import KvWriter
-from tokenloom.hw.noise import SAMPLING
-from tokenloom.hw.pass_control import EOS_IDS, PassControl
-from tokenloom.hw.registers import MODEL, Select
-from tokenloom.hw.row_reader import RowReader
-from tokenloom.hw.tape_control import TapeControl
+from tokenloom.hw.embedding.row_reader import RowReader
+from tokenloom.hw.kv.kv_manager import KvManager
+from tokenloom.hw.kv.kv_writer import KvWriter
+from tokenloom.hw.memory.axi import ID_BITS, WRITE_ADDRESS_BITS, Burst
+from tokenloom.hw.memory.channel import Channel
+from tokenloom.hw.sampler.noise import SAMPLING
+from tokenloom.hw.sequencer.isa import TAPE_OP, Unit
+from tokenloom.hw.sequencer.pass_control import EOS_IDS, PassControl
+from tokenloom.hw.sequencer.registers import MODEL, Select
+from tokenloom.hw.sequencer.tape_control import TapeControl
 from tokenloom.hw.taps import tap_words
+from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["Chip"]
 

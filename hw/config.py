@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenloom.compiler.errors import ConfigError
-from tokenloom.hw.formats import BLOCK, TOKENS_MAX
-from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, NORM_OP, TAPE_OP
-from tokenloom.hw.registers import MODEL
+from tokenloom.hw.numbers.formats import BLOCK, TOKENS_MAX
+from tokenloom.hw.sequencer.isa import ARRAY_OP, DONE_BITS, NORM_OP, TAPE_OP
+from tokenloom.hw.sequencer.registers import MODEL
 
 if TYPE_CHECKING:
     from tokenloom.compiler.checkpoint import ModelShape

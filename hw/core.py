@@ -7,24 +7,33 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.array import Array
-from tokenloom.hw.array_control import ArrayControl
-from tokenloom.hw.attention import Attention
-from tokenloom.hw.block import Block, instance
+from tokenloom.hw.array.array import Array
+from tokenloom.hw.array.array_control import ArrayControl
+from tokenloom.hw.array.operand_buffer import OperandBuffer
+from tokenloom.hw.array.quantiser import Quantiser
+from tokenloom.hw.array.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
+from tokenloom.hw.attention.attention import Attention
 from tokenloom.hw.config import BLOCK, HardwareConfig
-from tokenloom.hw.embedding import Embedding
-from tokenloom.hw.formats import ACC_BITS, ACTIVATION_BITS
-from tokenloom.hw.isa import ARRAY_OP, DONE_BITS, EMBED_OP, NORM_OP, OPERAND_BITS, Dest, Kind, Unit
-from tokenloom.hw.noise import SAMPLING
-from tokenloom.hw.operand_buffer import OperandBuffer
-from tokenloom.hw.quantiser import Quantiser
-from tokenloom.hw.registers import MODEL, Select
-from tokenloom.hw.residual import Residual
-from tokenloom.hw.rmsnorm import RmsNorm
-from tokenloom.hw.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
-from tokenloom.hw.sampler import Sampler
+from tokenloom.hw.embedding.embedding import Embedding
+from tokenloom.hw.norm.residual import Residual
+from tokenloom.hw.norm.rmsnorm import RmsNorm
+from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS
+from tokenloom.hw.sampler.noise import SAMPLING
+from tokenloom.hw.sampler.sampler import Sampler
+from tokenloom.hw.sequencer.isa import (
+    ARRAY_OP,
+    DONE_BITS,
+    EMBED_OP,
+    NORM_OP,
+    OPERAND_BITS,
+    Dest,
+    Kind,
+    Unit,
+)
+from tokenloom.hw.sequencer.registers import MODEL, Select
+from tokenloom.hw.sequencer.unit_queue import UnitQueue
 from tokenloom.hw.taps import BLOCK_TAP, CODE_BITS, ROW_TAP, pack_tap, tap_places, tap_words
-from tokenloom.hw.unit_queue import UnitQueue
+from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["CFG_BITS", "EDGE", "Core"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tokenloom.hw.axi import Burst
+from tokenloom.hw.memory.axi import Burst
 from tokenloom.sim.memory import AxiChecker, AxiMaster, Memory, MemoryProfile
 
 __all__ = ["AxiMemory"]

@@ -21,7 +21,7 @@ from typing import Any
 import cocotb
 import cocotb_test.simulator
 
-from tokenloom.hw.block import Block, emit
+from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment, verilator_root
 
 __all__ = ["parameters", "run_block", "seeded"]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.driver import BusError
-from tokenloom.hw.axi import Response
 from tokenloom.hw.config import HardwareConfig
+from tokenloom.hw.memory.axi import Response
 from tokenloom.sim.memory import IDEAL, Counters, MemoryProfile, broken_rule, memory_profile
 from tokenloom.sim.simulator import build
 

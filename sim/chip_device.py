@@ -14,9 +14,9 @@ from tokenloom.compiler.image import MemoryImage, lay_out
 from tokenloom.compiler.program import Program, compile_program, configuration
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import HardwareConfig
-from tokenloom.hw.isa import Unit
-from tokenloom.hw.noise import SAMPLING
-from tokenloom.hw.pass_control import EOS_IDS
+from tokenloom.hw.sampler.noise import SAMPLING
+from tokenloom.hw.sequencer.isa import Unit
+from tokenloom.hw.sequencer.pass_control import EOS_IDS
 from tokenloom.hw.taps import tap_words
 from tokenloom.sim.memory import (
     IDEAL,

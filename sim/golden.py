@@ -3,7 +3,7 @@
 Sums are exact however they are computed, so this file computes them with float64 matrix products
 and checks beforehand that every partial sum is an integer below 2^53, where float64 does not
 round. Where that cannot be shown, the activations are split by bits and the parts are added in
-int64. Rounding happens in `tokenloom.hw.formats` only.
+int64. Rounding happens in `tokenloom.hw.numbers.formats` only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenloom.compiler.quantise import QLayer, QTensor, QuantModel
-from tokenloom.hw import formats as fx
+from tokenloom.hw.numbers import formats as fx
 from tokenloom.sim.request import GREEDY, Sampling
 
 __all__ = ["ExactMatrix", "Golden", "Session", "exact_product"]

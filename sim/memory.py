@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.hw.axi import BURST_BEATS, BURST_BYTES
 from tokenloom.hw.config import load
+from tokenloom.hw.memory.axi import BURST_BEATS, BURST_BYTES
 from tokenloom.sim.toolchain import build_root
 
 __all__ = [
@@ -267,7 +267,7 @@ def _library() -> ctypes.CDLL:
     loaded.tm_sizes.restype = ctypes.c_uint64
     sizes = [loaded.tm_sizes(i) for i in range(4)]
     if sizes != [ctypes.sizeof(AxiMaster), ctypes.sizeof(AxiSlave), BURST_BEATS, BURST_BYTES]:
-        raise TokenloomError("axi.hpp differs from its mirrors in memory.py and hw/axi.py")
+        raise TokenloomError("axi.hpp differs from its mirrors in memory.py and hw/memory/axi.py")
     return loaded
 
 

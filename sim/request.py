@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.quantise import QuantModel
-from tokenloom.hw.sampling import SEED_BITS, NoiseScale, noise_scale, sample
+from tokenloom.hw.sampler.sampling import SEED_BITS, NoiseScale, noise_scale, sample
 
 __all__ = ["GREEDY", "Sampling", "check_request", "check_tokens"]
 

@@ -19,14 +19,14 @@ from typing import IO
 from amaranth.lib.wiring import In
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.hw.axi import ID_BITS, READS, WRITE_ADDRESS_BITS, WRITES
-from tokenloom.hw.block import Block, emit
-from tokenloom.hw.card import Card
+from tokenloom.hw.card.card import Card
+from tokenloom.hw.card.identity import Identity
 from tokenloom.hw.chip import Chip
 from tokenloom.hw.config import HardwareConfig
-from tokenloom.hw.identity import Identity
-from tokenloom.hw.isa import Unit
+from tokenloom.hw.memory.axi import ID_BITS, READS, WRITE_ADDRESS_BITS, WRITES
+from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_words
+from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 
@@ -67,7 +67,7 @@ def _digest(*parts: str) -> str:
 def _source_digest() -> str:
     """Digest of the generator's own sources."""
     digest = hashlib.sha256()
-    for path in sorted((Path(__file__).parent.parent / "hw").glob("*.py")):
+    for path in sorted((Path(__file__).parent.parent / "hw").rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from tokenloom.compiler.program import Instruction, Program
 from tokenloom.compiler.quantise import QuantModel
+from tokenloom.hw.array.row_lane import Target
 from tokenloom.hw.config import BLOCK, HardwareConfig
-from tokenloom.hw.isa import Dest, Kind, Unit
-from tokenloom.hw.row_lane import Target
+from tokenloom.hw.sequencer.isa import Dest, Kind, Unit
 from tokenloom.hw.taps import tap_places
 from tokenloom.sim.chip_device import ChipDevice, PassRecord
 from tokenloom.sim.golden import Golden

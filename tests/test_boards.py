@@ -13,7 +13,7 @@ from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
 from tokenloom.compiler.shapes import PUBLIC_MODELS
 from tokenloom.hw.config import load
-from tokenloom.hw.isa import Unit
+from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.sim.chip_device import ChipDevice
 from tokenloom.sim.golden import Golden
 from tokenloom.sim.simulator import chip_verilog

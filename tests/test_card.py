@@ -11,11 +11,11 @@ from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
 from tokenloom.host.driver import BusError, Driver, RequestFailed
-from tokenloom.hw.axi import Response
+from tokenloom.hw.card.control import OUTPUT_DEPTH, PROMPT_DEPTH
+from tokenloom.hw.card.memory_test import Finding, lane_pattern
+from tokenloom.hw.card.register_map import by_name
 from tokenloom.hw.config import load
-from tokenloom.hw.control import OUTPUT_DEPTH, PROMPT_DEPTH
-from tokenloom.hw.memory_test import Finding, lane_pattern
-from tokenloom.hw.register_map import by_name
+from tokenloom.hw.memory.axi import Response
 from tokenloom.sim.card import CardTransport
 from tokenloom.sim.chip_device import ChipDevice
 from tokenloom.sim.golden import Golden

@@ -11,8 +11,8 @@ from tests.models_for_tests import KINDS, SMALL, SMALLEST, prompt_for, random_mo
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.quantise import quantise
 from tokenloom.hw.config import load
-from tokenloom.hw.isa import TAPE_OP
-from tokenloom.hw.tape_format import TapeKind
+from tokenloom.hw.memory.tape_format import TapeKind
+from tokenloom.hw.sequencer.isa import TAPE_OP
 from tokenloom.sim import chip_device
 from tokenloom.sim.chip_device import Hold, MemoryFault
 from tokenloom.sim.memory import MEMORIES, linear_reader, memory_profile

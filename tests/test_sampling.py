@@ -13,7 +13,7 @@ from tokenloom.compiler.schedule import predict
 from tokenloom.host.golden_device import GoldenDevice
 from tokenloom.host.session import compare_with_golden
 from tokenloom.hw.config import load
-from tokenloom.hw.noise import Noise
+from tokenloom.hw.sampler.noise import Noise
 from tokenloom.sim.chip_device import Hold
 from tokenloom.sim.golden import Golden
 from tokenloom.sim.request import GREEDY, Sampling

@@ -47,7 +47,7 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
     from tokenloom.host.jsonfile import write_json, write_text
     from tokenloom.host.origin import origin
     from tokenloom.host.prepare import prepare
-    from tokenloom.hw.register_texts import c_header
+    from tokenloom.hw.card.register_texts import c_header
     from tokenloom.sim.simulator import card_verilog, write_verilog
 
     _refuse_strangers(out)

@@ -103,7 +103,7 @@ def schedule(
     """
     from tokenloom.compiler.schedule import predict
     from tokenloom.host.prepare import prepare
-    from tokenloom.hw.isa import Unit
+    from tokenloom.hw.sequencer.isa import Unit
 
     ready = prepare(model, board, overrides)
     hardware = ready.hardware

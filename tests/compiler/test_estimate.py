@@ -27,9 +27,9 @@ from tokenloom.compiler.shapes import PUBLIC_MODELS, PublicModel, public_model
 from tokenloom.host.cli import cli
 from tokenloom.host.commands.estimate import estimates, line, markdown
 from tokenloom.hw.config import load
-from tokenloom.hw.isa import Unit
-from tokenloom.hw.kv_layout import KvLayout
-from tokenloom.hw.tape_format import TapeKind
+from tokenloom.hw.kv.kv_layout import KvLayout
+from tokenloom.hw.memory.tape_format import TapeKind
+from tokenloom.hw.sequencer.isa import Unit
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 from tokenloom.compiler.checkpoint import Checkpoint, LayerWeights, Matrix, ModelShape
 from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.quantise import iter_tensors, quantise
-from tokenloom.hw import formats as fx
+from tokenloom.hw.numbers import formats as fx
 
 
 def random_matrix(rng, kind, rows, cols, size=0.08):

@@ -13,14 +13,14 @@ from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
 from tokenloom.compiler.schedule import predict
-from tokenloom.hw.array_control import ArrayControl
-from tokenloom.hw.attention import Attention
+from tokenloom.hw.array.array_control import ArrayControl
+from tokenloom.hw.array.quantiser import Quantiser
+from tokenloom.hw.attention.attention import Attention
+from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.config import load
-from tokenloom.hw.embedding import Embedding
-from tokenloom.hw.isa import Dest, Unit
-from tokenloom.hw.quantiser import Quantiser
-from tokenloom.hw.rmsnorm import RmsNorm
-from tokenloom.hw.softmax import Softmax
+from tokenloom.hw.embedding.embedding import Embedding
+from tokenloom.hw.norm.rmsnorm import RmsNorm
+from tokenloom.hw.sequencer.isa import Dest, Unit
 from tokenloom.sim.chip_device import ChipDevice, Event
 from tokenloom.sim.measured import measured_operations, measured_passes, schedule_differences
 

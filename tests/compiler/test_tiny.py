@@ -13,7 +13,7 @@ from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.models import KNOWN_MODELS, resolve
 from tokenloom.compiler.quantise import quantise
 from tokenloom.hw.config import load
-from tokenloom.hw.kv_layout import KvLayout
+from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.sim.golden import Golden
 from tokenloom.sim.perplexity import perplexity
 from tokenloom.sim.reference import Reference

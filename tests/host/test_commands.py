@@ -14,7 +14,7 @@ from tokenloom.host.commands.schedule import prompt_length, trace_events
 from tokenloom.host.device import open_device
 from tokenloom.host.prepare import prepare, prompt_ids
 from tokenloom.host.session import compare_with_golden
-from tokenloom.hw.register_texts import c_header
+from tokenloom.hw.card.register_texts import c_header
 from tokenloom.sim.chip_device import PassRecord
 from tokenloom.sim.golden import Golden
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from tokenloom.host.origin import origin
-from tokenloom.hw.identity import Identity
+from tokenloom.hw.card.identity import Identity
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

@@ -10,8 +10,8 @@ import pytest
 from tokenloom.compiler.errors import ConfigError
 from tokenloom.hw import config
 from tokenloom.hw.config import HardwareConfig, load
-from tokenloom.hw.isa import DONE_BITS, OPERAND_BITS
-from tokenloom.hw.kv_layout import KvLayout
+from tokenloom.hw.kv.kv_layout import KvLayout
+from tokenloom.hw.sequencer.isa import DONE_BITS, OPERAND_BITS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ from tests.models_for_tests import SMALLEST, prompt_for, random_model
 from tokenloom.compiler.quantise import quantise
 from tokenloom.host.session import compare_with_golden
 from tokenloom.hw.config import load
-from tokenloom.hw.pass_control import EOS_IDS
+from tokenloom.hw.sequencer.pass_control import EOS_IDS
 from tokenloom.sim import chip_device
 from tokenloom.sim.simulator import build, chip_verilog, with_dirty_memories
 

@@ -10,7 +10,7 @@ import pytest
 
 from tokenloom.compiler.hf_dir import load_hf
 from tokenloom.compiler.quantise import quantise
-from tokenloom.hw import formats as fx
+from tokenloom.hw.numbers import formats as fx
 from tokenloom.sim.golden import ExactMatrix, Golden, exact_product
 from tokenloom.sim.reference import Reference
 

@@ -13,7 +13,7 @@ from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
 from tokenloom.host.session import Difference, compare_with_golden, with_operation
 from tokenloom.hw.config import load
-from tokenloom.hw.isa import Unit
+from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_places, tap_words
 from tokenloom.sim import chip_device
 from tokenloom.sim.chip_device import ChipDevice

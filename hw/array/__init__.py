@@ -1,0 +1,1 @@
+"""The array of dot-product elements, what feeds it and what drains it."""

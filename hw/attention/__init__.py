@@ -1,0 +1,1 @@
+"""Rotation, scores, softmax and the weighted values."""

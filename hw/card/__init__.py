@@ -1,0 +1,1 @@
+"""What a host sees: registers, counters, sequences, the memory's test."""

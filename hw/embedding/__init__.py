@@ -1,0 +1,1 @@
+"""From a token's id to its row."""

@@ -1,0 +1,1 @@
+"""KV cache: pages, layout and writes."""

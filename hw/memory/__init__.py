@@ -1,0 +1,1 @@
+"""Memory ports, and the tapes that are read through them."""

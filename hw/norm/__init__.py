@@ -1,0 +1,1 @@
+"""Residual stream and RMSNorm."""

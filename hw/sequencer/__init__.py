@@ -1,0 +1,1 @@
+"""Instructions and the queues that play them."""

@@ -1,0 +1,95 @@
+"""One unit's queue of instructions, played in order."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from tokenloom.hw.sequencer.isa import DONE_BITS, LAYOUTS, Unit
+from tokenloom.hw.verilog.block import Block
+
+__all__ = ["UnitQueue"]
+
+
+class UnitQueue(Block):
+    """Issues a unit's next instruction once its named predecessors are done.
+
+    Parameters
+    ----------
+    unit : Unit
+    depth : int
+        Instructions that fit.
+
+    Members
+    -------
+    cfg_we, cfg_addr, cfg_data : In, program memory, one instruction per write
+    restart : In(1), a pass begins: from the next cycle on the queue plays from its start
+    sample : In(1), whether this pass samples
+    done : In(5 × DONE_BITS), finished operations of each unit in this pass
+    ready : In(1), the unit accepts an instruction in this cycle
+    issue : Out(1), it does accept one; op : Out, its bits, valid with `issue`
+    stopped : Out(1), the program has ended
+
+    Latency
+    -------
+    `issue` comes in the very cycle in which `ready` and the counts allow it; the next instruction
+    is at the head one cycle later, and so is the first one after `restart`.
+    """
+
+    def __init__(self, *, unit: Unit, depth: int) -> None:
+        if depth < 2:
+            raise ValueError(f"queue depth is {depth}; allowed: 2 and more")
+        self._unit, self._depth = unit, depth
+        self._layout = LAYOUTS[unit]
+        self.module_name = f"queue_{unit.name.lower()}"
+        super().__init__(
+            {
+                "cfg_we": In(1),
+                "cfg_addr": In(range(depth)),
+                "cfg_data": In(self._layout.size),
+                "restart": In(1),
+                "sample": In(1),
+                "done": In(DONE_BITS * len(Unit)),
+                "ready": In(1),
+                "issue": Out(1),
+                "op": Out(self._layout.size),
+                "stopped": Out(1),
+            },
+            params=(unit, depth),
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.program = memory = Memory(shape=self._layout.size, depth=self._depth, init=[])
+        write, read = memory.write_port(), memory.read_port()
+        m.d.comb += [
+            write.en.eq(self.cfg_we),
+            write.addr.eq(self.cfg_addr),
+            write.data.eq(self.cfg_data),
+        ]
+        pc, valid, running = Signal(range(self._depth)), Signal(), Signal()
+        step = Signal()
+        m.d.comb += [
+            read.addr.eq(Mux(self.restart, 0, pc + step)),
+            read.en.eq(1),
+            self.op.eq(read.data),
+        ]
+        op = data.View(self._layout, read.data)
+        met = Cat(
+            self.done.word_select(u, DONE_BITS) >= op.header.wait[u] for u in range(len(Unit))
+        ).all()
+        ends = op.header.stop | (op.header.sample_only & ~self.sample)
+        m.d.comb += [
+            self.issue.eq(valid & ~ends & met & self.ready),
+            step.eq(self.issue),
+            self.stopped.eq(~running | (valid & ends)),
+        ]
+        with m.If(self.restart):
+            m.d.sync += [pc.eq(0), valid.eq(1), running.eq(1)]
+        with m.Else():
+            m.d.sync += pc.eq(pc + step)
+            with m.If(valid & ends):
+                m.d.sync += [valid.eq(0), running.eq(0)]
+        return m

@@ -1,0 +1,104 @@
+"""The operand buffer: what was written comes back two cycles after the question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+
+from tests.hw.belt_bench import STALLS, Belt
+from tokenloom.hw.array.operand_buffer import OperandBuffer
+from tokenloom.hw.numbers import formats
+from tokenloom.sim.bench import parameters, run_block, seeded
+
+INPUTS = (
+    "we addr codes sx sum p_we p_addr p_hi p_lo p_sx read_addr read_values read_digit"
+).split()
+CORNERS = (-256, 255, 0, -1)
+
+
+def join(values: Any, bits: int) -> int:
+    return sum((int(v) & ((1 << bits) - 1)) << bits * i for i, v in enumerate(values))
+
+
+@cocotb.test()
+async def reads_and_writes(dut: Any) -> None:
+    rng = seeded()
+    given = parameters()
+    belt = Belt(
+        dut,
+        {name: len(getattr(dut, name)) for name in INPUTS},
+        {name: len(getattr(dut, name)) for name in ("x_codes", "x_shift", "x_sum")},
+        strobes=("we", "p_we"),
+        rng=rng,
+    )
+    await belt.reset()
+    operands: dict[int, dict[str, int]] = {}
+    digits: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
+    line: list[dict[str, int] | None] = [None] * OperandBuffer.LATENCY
+    fresh: tuple[bool, int] | None = None
+    checked = at_once = 0
+    for cycle in range(1500):
+        belt.stall = STALLS[cycle // 500]
+        found = await belt.next()
+        want = line.pop(0)
+        if want is not None:
+            assert found == want, cycle
+            checked += 1
+        item: dict[str, int] = {}
+
+        # A question, often about what was written in the last cycle.
+        values = rng.random() < 0.5
+        known = sorted(digits if values else operands)
+        asked = None
+        if fresh is not None and rng.random() < 0.6:
+            values, asked = fresh
+            at_once += 1
+        elif known:
+            asked = rng.choice(known)
+        fresh = None
+        if asked is None:
+            line.append(None)
+        else:
+            digit = rng.getrandbits(1)
+            item |= {"read_addr": asked, "read_values": int(values), "read_digit": digit}
+            line.append(dict(digits[asked][digit] if values else operands[asked]))
+
+        if rng.random() < 0.6:
+            addr = rng.randrange(given["blocks"])
+            if (addr, False) != (asked, values):
+                codes = [rng.choice((*CORNERS, rng.randrange(-256, 256))) for _ in range(32)]
+                sx = rng.randrange(formats.ACTIVATION_SHIFT_MAX + 1)
+                total = sum(codes)
+                item |= {"we": 1, "addr": addr, "codes": join(codes, 9), "sx": sx, "sum": total}
+                item["sum"] &= (1 << formats.SUM_BITS) - 1
+                operands[addr] = {
+                    "x_codes": item["codes"], "x_shift": sx, "x_sum": item["sum"]
+                }  # fmt: skip
+                fresh = False, addr
+        if rng.random() < 0.6:
+            addr = rng.randrange(given["p_blocks"])
+            if (addr, True) != (asked, values):
+                weights = [rng.getrandbits(42) >> rng.randrange(42) for _ in range(32)]
+                probs, shift = formats.prob_quantise(np.array(weights, dtype=np.int64))
+                high, low = formats.prob_split(probs)
+                sx = int(shift)
+                item |= {
+                    "p_we": 1, "p_addr": addr, "p_hi": join(high, 8), "p_lo": join(low, 8),
+                    "p_sx": sx,
+                }  # fmt: skip
+                digits[addr] = (
+                    {"x_codes": join(high, 9), "x_shift": sx + 8, "x_sum": 0},
+                    {"x_codes": join(low, 9), "x_shift": sx, "x_sum": 0},
+                )
+                fresh = True, addr
+        belt.drive(**item)
+    assert checked > 1000 and at_once > 300
+
+
+@pytest.mark.parametrize(("blocks", "p_blocks"), [(11, 4), (2, 24)])
+def test_operand_buffer(blocks: int, p_blocks: int) -> None:
+    given = {"blocks": blocks, "p_blocks": p_blocks}
+    run_block(OperandBuffer(**given), __name__, parameters=given)

@@ -1,0 +1,111 @@
+# amaranth: UnusedElaboratable=no
+"""Quantiser against formats.mx_quantise."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+import pytest
+
+from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
+from tokenloom.hw.array.quantiser import Quantiser
+from tokenloom.hw.numbers import formats
+from tokenloom.sim.bench import run_block, seeded
+
+TAG = 5
+INPUTS = {"in_valid": 1, "in_values": 1024, "in_floor": 5, "in_narrow": 1, "in_tag": TAG}
+OUTPUTS = {
+    "out_valid": 1,
+    "out_codes": 288,
+    "narrow_codes": 256,
+    "out_sx": 6,
+    "out_sum": -14,
+    "out_tag": TAG,
+}
+LOW, HIGH = -(2**31), 2**31 - 1
+
+
+def pack(values: list[int], bits: int) -> int:
+    return sum((value & ((1 << bits) - 1)) << bits * i for i, value in enumerate(values))
+
+
+def corners() -> list[tuple[list[int], int]]:
+    """(block, floor) pairs."""
+    blocks = [[0] * 32, [LOW] * 32, [HIGH] * 32, [-1] * 32, [LOW, HIGH] * 16]
+    for bit in range(31):
+        place = bit * 5 % 32
+        # One hot; just below a power of two (the clamp); the same, negative.
+        for value in (1 << bit, (2 << bit) - 1, -(1 << bit), -(1 << bit) - 1):
+            blocks.append([value if i == place else 0 for i in range(32)])
+    for bit in range(32):
+        blocks.append([HIGH if i == bit else LOW + 1 for i in range(32)])
+    found = [(block, 0) for block in blocks]
+    found += [(block, floor) for block in blocks[:5] for floor in range(21)]
+    # Halves on both sides of zero, under each floor.
+    found += [([(i - 16) << floor >> 1 for i in range(32)], floor) for floor in range(21)]
+    return found
+
+
+def some_block(rng: random.Random) -> tuple[list[int], int]:
+    top = rng.randrange(1, 32)
+    return [rng.randrange(-(1 << top), 1 << top) for _ in range(32)], rng.randrange(21)
+
+
+@cocotb.test()
+async def lane(dut: Any) -> None:
+    rng = seeded()
+    bench = Lane(dut, INPUTS, OUTPUTS, rng=rng)
+    await bench.reset()
+    for stall in STALLS:
+        for gap in (0.0, 0.5):
+            cases = [(*corner, narrow) for corner in corners() for narrow in (0, 1) if gap == 0.0]
+            cases += [(*some_block(rng), rng.randrange(2)) for _ in range(150)]
+            blocks = [
+                (
+                    block,
+                    {
+                        "in_valid": 1,
+                        "in_floor": floor,
+                        "in_narrow": narrow,
+                        "in_tag": rng.getrandbits(TAG),
+                    },
+                )
+                for block, floor, narrow in cases
+            ]
+            items: list[Item] = [{**rest, "in_values": pack(block, 32)} for block, rest in blocks]
+            results = []
+            for block, rest in blocks:
+                codes, shift, total = formats.mx_quantise(
+                    block,
+                    rest["in_floor"],
+                    formats.KV_BITS if rest["in_narrow"] else formats.ACTIVATION_BITS,
+                )
+                low = [int(code) for code in codes]
+                results.append(
+                    {
+                        "out_valid": 1,
+                        "out_codes": pack(low, 9),
+                        "narrow_codes": pack(low, 8),
+                        "out_sx": int(shift),
+                        "out_sum": int(total),
+                        "out_tag": rest["in_tag"],
+                    }
+                )
+            cycles = spread(items, rng, gap)
+            places = [i for i, item in enumerate(cycles) if item is not None]
+            expected = [
+                (cycle + Quantiser.LATENCY, result)
+                for cycle, result in zip(places, results, strict=True)
+            ]
+            expect(await bench.run(cycles, stall=stall), expected)
+
+
+def test_quantiser() -> None:
+    run_block(Quantiser(tag_bits=TAG), __name__)
+
+
+def test_parameters() -> None:
+    with pytest.raises(ValueError, match="tag_bits = 0"):
+        Quantiser(tag_bits=0)

@@ -1,0 +1,121 @@
+# amaranth: UnusedElaboratable=no
+"""Residual against formats.residual and formats.sum_squares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cocotb
+import numpy as np
+import pytest
+
+from tests.deep import deep
+from tests.hw.belt_bench import STALLS, Belt, unpack
+from tokenloom.hw.norm.residual import Residual
+from tokenloom.hw.numbers import formats
+from tokenloom.sim.bench import parameters, run_block, seeded
+
+LOW, HIGH = -(2**31), 2**31 - 1
+
+
+def updates(rng: Any, width: int) -> list[np.ndarray]:
+    """The operations of a pass on one row: the first writes, the others add."""
+    generator = np.random.default_rng(rng.getrandbits(32))
+    small = [generator.integers(-1000, 1000, width) for _ in range(2)]
+    wide = [generator.integers(LOW, HIGH + 1, width) for _ in range(4)]
+    edges = generator.choice([LOW, HIGH, 0, 1, -1], width)
+    return [*small, *wide, np.full(width, LOW), np.full(width, LOW), edges, np.zeros(width, int)]
+
+
+@cocotb.test()
+async def row(dut: Any) -> None:
+    rng = seeded()
+    given = parameters()
+    width, lanes = given["width"], given["norm_lanes"]
+    words = -(-width // 32) * 32 // lanes
+    used = -(-width // lanes)
+    bench = Belt(
+        dut,
+        {
+            "in_valid": 1,
+            "in_value": -32,
+            "in_index": max(1, (width - 1).bit_length()),
+            "in_first": 1,
+            "in_start": 1,
+            "in_last": 1,
+            "read_en": 1,
+            "read_addr": max(1, (words - 1).bit_length()),
+        },
+        {"done": 1, "ss": 80, "saturated": 1, "read_data": 32 * lanes},
+        rng=rng,
+        strobes=("in_valid", "read_en"),
+    )
+    await bench.reset()
+    clamped_ever = 0
+    for stall in STALLS:
+        bench.stall = stall
+        for gap in (0.0, 0.4):
+            stream = np.zeros(width, dtype=np.int64)
+            plans = updates(rng, width)
+            if gap:  # a first operation of another kind: writes at the limits
+                plans.insert(0, np.full(width, LOW))
+            for number, update in enumerate(plans):
+                fresh = number == 0
+                old = np.zeros_like(stream) if fresh else stream
+                sums = old + update
+                stream, clamped = formats.residual(old, update)
+                clamped_ever += clamped
+                due: dict[int, bool] = {}
+                end, index = None, 0
+                while end is None or bench.now < end:
+                    found = await bench.next()
+                    expected = due.pop(bench.now, False)
+                    assert found["saturated"] == expected, f"{number}: cycle {bench.now}"
+                    assert found["done"] == (bench.now == end), f"{number}: cycle {bench.now}"
+                    if bench.now == end:
+                        assert found["ss"] == formats.sum_squares(stream[None])[0]
+                    if index < width and rng.random() >= gap:
+                        bench.drive(
+                            in_valid=1,
+                            in_value=int(update[index]),
+                            in_index=index,
+                            in_first=fresh,
+                            in_start=index == 0,
+                            in_last=index == width - 1,
+                        )
+                        due[bench.now + Residual.SATURATED] = bool(stream[index] != sums[index])
+                        index += 1
+                        if index == width:
+                            end = bench.now + Residual.LATENCY
+                    elif bench.now != end:
+                        bench.drive()
+                # Read from the very cycle of `done` on, back to back.
+                padded = np.zeros(used * lanes, dtype=np.int64)
+                padded[:width] = stream
+                order = rng.sample(range(used), used)
+                for place, word in enumerate([*order, None]):
+                    if place:
+                        found = await bench.next()
+                        assert not found["done"] and not found["saturated"]
+                        last = order[place - 1] * lanes
+                        count = min(lanes, width - last)
+                        have = unpack(found["read_data"], 32, count)
+                        assert have == padded[last : last + count].tolist()
+                    if word is None:
+                        bench.drive()
+                    else:
+                        bench.drive(read_en=1, read_addr=word)
+    assert clamped_ever
+
+
+@pytest.mark.parametrize("width, norm_lanes", [(64, 8), (40, 32), deep(96, 16), (9, 1)])
+def test_residual(width: int, norm_lanes: int) -> None:
+    block = Residual(width=width, norm_lanes=norm_lanes)
+    run_block(block, __name__, parameters={"width": width, "norm_lanes": norm_lanes})
+
+
+def test_parameters() -> None:
+    with pytest.raises(ValueError, match="width = 0"):
+        Residual(width=0, norm_lanes=8)
+    with pytest.raises(ValueError, match="norm_lanes = 3"):
+        Residual(width=64, norm_lanes=3)

@@ -1,0 +1,238 @@
+"""The tape controller: every command of a pass in order, none before its data can be there."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import cocotb
+import pytest
+from cocotb.triggers import FallingEdge, Timer
+
+from tests.deep import deep
+from tests.hw.memory.test_tape_reader import begin, configured
+from tokenloom.hw.kv.kv_layout import KvLayout
+from tokenloom.hw.memory.tape_format import TapeKind
+from tokenloom.hw.sequencer import isa
+from tokenloom.hw.sequencer.isa import TAPE_OP
+from tokenloom.hw.sequencer.tape_control import PASS_BITS, TapeControl
+from tokenloom.sim.bench import run_block
+
+INPUTS = (
+    "cfg_we cfg_addr cfg_data run kv_base page_stride k_offset v_offset v_dim_words "
+    "dim_blocks_used passes length sample layers_written lookup_phys cmd_ready"
+).split()
+LAYERS, HEADS = 3, 2
+
+
+@dataclass
+class Op:
+    """An instruction, and what its commands have to be."""
+
+    kind: TapeKind
+    layer: int = 0
+    head: int = 0
+    block: int = 0
+    addr: int = 0
+    blocks: int = 0
+    sample_only: int = 0
+
+    def word(self, layout: KvLayout) -> int:
+        fields: dict[str, object] = {"kind": self.kind, "sample_only": self.sample_only}
+        if self.kind in (TapeKind.Q4, TapeKind.Q8):
+            return isa.pack(TAPE_OP, fields | {"addr": self.addr, "blocks": self.blocks})
+        word, tiles = layout.port_bits // 8, 1
+        address = layout.head_address(page=0, layer=self.layer, head=self.head)
+        if self.kind is TapeKind.V:
+            size = min(32, layout.head_size - 32 * self.block)
+            tiles = -(-size // layout.columns)
+            address += 32 * self.block // layout.columns * layout.page_tokens
+        fields |= {"addr": address // word, "tiles": tiles, "layer": self.layer}
+        return isa.pack(TAPE_OP, fields)
+
+    def commands(
+        self, layout: KvLayout, base: int, length: int, pages: list[int]
+    ) -> list[tuple[int, ...]]:
+        """(kind, addr, addr2, blocks), in words, of channel 0; addr2 only matters for K."""
+        if self.kind in (TapeKind.Q4, TapeKind.Q8):
+            return [(self.kind, self.addr, 0, self.blocks)]
+        word, found = layout.port_bits // 8, []
+        used = [
+            (page, min(layout.page_tokens, length - i * layout.page_tokens))
+            for i, page in enumerate(pages)
+            if length > i * layout.page_tokens
+        ]
+        where = {"layer": self.layer, "head": self.head, "token": 0}
+        if self.kind is TapeKind.K:
+            for page, tokens in used:
+                shifts = layout.k_shift(page=page, **where, block=0)[1]
+                codes = layout.k_code(page=page, **where, dim=0)[1]
+                blocks = -(-tokens // layout.columns) * layout.dim_blocks
+                found.append((self.kind, base + shifts // word, base + codes // word, blocks))
+            return found
+        for dim in range(32 * self.block, min(32 * self.block + 32, layout.head_size)):
+            if dim % layout.columns == 0:
+                for page, tokens in used:
+                    codes = layout.v_code(page=page, **where, dim=dim)[1]
+                    found.append((self.kind, base + codes // word, 0, -(-tokens // 32)))
+        return found
+
+
+def some_program(rng: random.Random, layout: KvLayout, size: int) -> list[Op]:
+    """Layer after layer, weights between; the tail is for passes that sample."""
+    program, layer = [], 0
+    for _ in range(size):
+        kind = rng.choice(list(TapeKind))
+        layer = min(LAYERS - 1, layer + (rng.random() < 0.2))
+        program.append(
+            Op(
+                kind, layer, rng.randrange(HEADS), rng.randrange(layout.dim_blocks),
+                rng.getrandbits(32), rng.getrandbits(24),
+            )
+        )  # fmt: skip
+    program[0] = Op(TapeKind.Q8, addr=rng.getrandbits(32), blocks=(1 << 24) - 1)
+    tail = [Op(TapeKind.Q4, addr=rng.getrandbits(32), blocks=rng.randrange(9), sample_only=1)]
+    return program + tail * rng.randrange(3)
+
+
+class Machine:
+    """The pass controller, the KV writer and the page table, as the tape controller sees them."""
+
+    def __init__(self, dut: Any, rng: random.Random, latency: int) -> None:
+        self.dut, self.rng = dut, rng
+        self.passes, self.layers, self.length, self.sample = 0, 0, 1, 0
+        self.pages: list[int] = []
+        # What was asked for, oldest first; the page comes `latency` cycles later.
+        self.asked = deque([0] * latency)
+
+    def cycle(self) -> None:
+        dut = self.dut
+        dut.passes.value = self.passes % (1 << PASS_BITS)
+        dut.layers_written.value = self.layers
+        dut.length.value = self.length
+        dut.sample.value = self.sample
+        self.asked.append(int(dut.lookup_page.value))
+        index = self.asked.popleft()
+        known = index < len(self.pages)
+        dut.lookup_phys.value = self.pages[index] if known else self.rng.getrandbits(16)
+
+
+async def play(dut: Any, *, ideal: bool, passes: int) -> int:
+    """Plays passes of a random program; returns the commands that came."""
+    given, rng, _ = configured()
+    layout = KvLayout(
+        columns=given["columns"], port_bits=256, page_tokens=given["page_tokens"],
+        head_size=given["head_size"], kv_heads=HEADS, layers=LAYERS,
+    )  # fmt: skip
+    word = layout.port_bits // 8
+    await begin(dut, INPUTS)
+    program = some_program(rng, layout, given["depth"] - 3)
+    base = rng.randrange(1 << 20)
+    for at, value in enumerate(
+        [*(op.word(layout) for op in program), isa.pack(TAPE_OP, {"stop": 1})]
+    ):
+        dut.cfg_we.value, dut.cfg_addr.value, dut.cfg_data.value = 1, at, value
+        await FallingEdge(dut.clk)
+    dut.cfg_we.value = 0
+    registers = {
+        "kv_base": base, "page_stride": layout.page_stride // word,
+        "k_offset": layout.k_offset // word, "v_offset": layout.v_offset // word,
+        "v_dim_words": layout.page_tokens // word, "dim_blocks_used": layout.dim_blocks,
+    }  # fmt: skip
+    for name, value in registers.items():
+        getattr(dut, name).value = value
+    machine = Machine(dut, rng, given["lookup_latency"])
+    for _ in range(5):
+        assert dut.cmd_valid.value == 0, "a command before the program is loaded"
+        await FallingEdge(dut.clk)
+    dut.run.value = 1
+    taken = early = 0
+    for number in range(1, passes + 1):
+        # What comes before the descriptor is known: weights up to the first detour or tail.
+        free = 0
+        while not program[free].sample_only and program[free].kind in (TapeKind.Q4, TapeKind.Q8):
+            free += 1
+            if free == len(program):
+                break
+        most = given["pages_max"] * layout.page_tokens
+        page = layout.page_tokens
+        length = rng.choice((1, page, page + 1, most, rng.randrange(1, most + 1)))
+        pages = rng.sample(range(1 << 10), given["pages_max"])
+        sample = rng.getrandbits(1)
+        expected: list[tuple[tuple[int, ...], Op, int]] = []
+        for i, op in enumerate(program):
+            if op.sample_only and not sample:
+                break
+            expected += [(c, op, i) for c in op.commands(layout, base, length, pages)]
+        delay = rng.choice((0, 4, 8 * free + 40))
+        held = None
+        quiet = 0
+        while expected or quiet < 20:
+            if machine.passes < number:
+                delay -= 1
+                if delay < 0:
+                    machine.passes, machine.layers = number, 0
+                    machine.length, machine.sample, machine.pages = length, sample, pages
+            elif machine.layers < LAYERS and rng.random() < (0.2 if ideal else 0.03):
+                machine.layers += 1
+            machine.cycle()
+            dut.cmd_ready.value = int(ideal or rng.random() < 0.5)
+            await Timer(1, "ns")
+            quiet = 0 if machine.passes < number or machine.layers < LAYERS else quiet + 1
+            if dut.cmd_valid.value == 1 and (expected or machine.passes < number):
+                quiet = 0
+                want, op, index = expected[0]
+                found = tuple(int(getattr(dut, f"cmd_{n}").value)
+                              for n in ("kind", "addr", "addr2", "blocks"))  # fmt: skip
+                if want[0] != TapeKind.K:
+                    found = (*found[:2], 0, found[3])
+                assert found == want, f"pass {number}, instruction {index}: {found}, not {want}"
+                assert held in (None, found), "a command changed while it waited"
+                known = machine.passes == number
+                assert known or index < free, f"instruction {index} before its pass was known"
+                if op.kind in (TapeKind.K, TapeKind.V):
+                    assert machine.layers > op.layer, "a detour before its data"
+                held = found
+                if dut.cmd_ready.value == 1:
+                    held = None
+                    expected.pop(0)
+                    taken += 1
+                    early += not known
+                    quiet = 0
+            elif not expected and dut.cmd_valid.value == 1:
+                break  # already the next pass's
+            else:
+                assert held is None, "a command was withdrawn"
+            await FallingEdge(dut.clk)
+    assert early > 0, "nothing was fetched ahead"
+    return taken
+
+
+@cocotb.test()
+async def random_timing(dut: Any) -> None:
+    passes = 12
+    assert await play(dut, ideal=False, passes=passes) > 5 * passes
+
+
+@cocotb.test()
+async def ideal_timing(dut: Any) -> None:
+    passes = 12
+    assert await play(dut, ideal=True, passes=passes) > 5 * passes
+
+
+@pytest.mark.parametrize(
+    "bench",
+    [
+        {"columns": 4, "page_tokens": 64, "head_size": 48, "pages_max": 3, "lookup_latency": 2},
+        deep({"columns": 16, "page_tokens": 32, "head_size": 8, "pages_max": 5,
+              "lookup_latency": 1}),
+    ],
+    ids=["48", "8"],
+)  # fmt: skip
+def test_tape_control(bench: dict[str, int]) -> None:
+    bench = {"depth": 16} | bench
+    names = ("depth", "columns", "page_tokens", "pages_max", "lookup_latency")
+    block = TapeControl(**{name: bench[name] for name in names}, dim_blocks=2)
+    run_block(block, __name__, parameters=bench)

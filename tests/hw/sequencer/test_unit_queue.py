@@ -1,0 +1,152 @@
+"""A unit's queue against its statement: order, counts to wait for, ends, and the very cycle."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+import pytest
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge, Timer
+
+from tests.hw.belt_bench import STALLS
+from tokenloom.hw.sequencer import isa
+from tokenloom.hw.sequencer.isa import DONE_BITS, LAYOUTS, Unit
+from tokenloom.hw.sequencer.unit_queue import UnitQueue
+from tokenloom.sim.bench import parameters, run_block, seeded
+
+MOST = (1 << DONE_BITS) - 1
+
+
+class Instruction:
+    """Random bits with a header that means something."""
+
+    def __init__(self, rng: random.Random, unit: Unit, *, stop: int, sample_only: int) -> None:
+        layout = LAYOUTS[unit]
+        some = (0, 0, 0, 1, rng.randrange(8), rng.randrange(MOST + 1), MOST)
+        self.wait = [rng.choice(some) if rng.random() < 0.6 else 0 for _ in Unit]
+        self.stop, self.sample_only = stop, sample_only
+        header = {"wait": self.wait, "sample_only": sample_only, "stop": stop}
+        size = dict(isa.HEADER)["stop"].offset + 1
+        self.word = isa.pack(layout, {"header": header})
+        self.word |= rng.getrandbits(layout.size - size) << size
+
+    def done(self, rng: random.Random) -> tuple[list[int], bool]:
+        """Counts around those that it waits for, and whether they are enough."""
+        counts = [
+            min(MOST, max(0, n + rng.choice((0, 0, 1, rng.randrange(MOST))))) for n in self.wait
+        ]
+        short = [u for u in Unit if self.wait[u]]
+        if short and rng.random() < 0.6:
+            u = rng.choice(short)
+            counts[u] = rng.choice((self.wait[u] - 1, rng.randrange(self.wait[u]), 0))
+        return counts, all(c >= n for c, n in zip(counts, self.wait, strict=True))
+
+
+def some_program(rng: random.Random, unit: Unit, depth: int) -> list[Instruction]:
+    """Ends somewhere; its tail may be for passes that sample."""
+    size = rng.choice((1, 2, depth, rng.randrange(1, depth + 1)))
+    tail = rng.randrange(size)
+    return [
+        Instruction(rng, unit, stop=int(i == size - 1), sample_only=int(tail <= i < size - 1))
+        for i in range(size)
+    ]
+
+
+class Bench:
+    def __init__(self, dut: Any, rng: random.Random) -> None:
+        self.dut, self.rng = dut, rng
+        self.stall = 0.0
+
+    async def cycle(self, **values: int) -> tuple[int, int, int]:
+        """A belt cycle: its inputs, and (issue, op, stopped) in the same cycle.
+
+        Cycles with `en` low come before it, with strobes that must have no effect.
+        """
+        dut, rng = self.dut, self.rng
+        while rng.random() < self.stall:
+            dut.en.value = 0
+            for name in ("restart", "cfg_we", "ready", "sample"):
+                getattr(dut, name).value = rng.getrandbits(1)
+            for name in ("cfg_addr", "cfg_data", "done"):
+                getattr(dut, name).value = rng.getrandbits(len(getattr(dut, name)))
+            await FallingEdge(dut.clk)
+        dut.en.value = 1
+        noise = {"cfg_addr": 0, "cfg_data": rng.getrandbits(len(dut.cfg_data)), "done": 0}
+        for name in ("cfg_we", "restart", "sample", "ready"):
+            noise[name] = 0
+        for name, value in (noise | values).items():
+            getattr(dut, name).value = value
+        await Timer(1, "ns")
+        found = int(dut.issue.value), int(dut.op.value), int(dut.stopped.value)
+        await FallingEdge(dut.clk)
+        return found
+
+
+@cocotb.test()
+async def programs(dut: Any) -> None:
+    rng = seeded()
+    given = parameters()
+    unit, depth = Unit(given["unit"]), given["depth"]
+    bench = Bench(dut, rng)
+    cocotb.start_soon(Clock(dut.clk, 10, "ns").start())
+    dut.rst.value = 1
+    await FallingEdge(dut.clk)
+    await bench.cycle()
+    dut.rst.value = 0
+    # Nothing plays before the first pass.
+    assert (await bench.cycle(ready=1, done=(1 << len(dut.done)) - 1))[::2] == (0, 1)
+    issues = refusals = left_out = broken_off = 0
+    for turn in range(540 // depth):
+        bench.stall = STALLS[turn % len(STALLS)]
+        program = some_program(rng, unit, depth)
+        for i, instruction in enumerate(program):
+            await bench.cycle(cfg_we=1, cfg_addr=i, cfg_data=instruction.word)
+        for _ in range(3):
+            sample = rng.getrandbits(1)
+            found = await bench.cycle(restart=1, sample=sample, ready=0)
+            assert found[0] == 0
+            at = 0
+            # Now and then a pass begins before the last one's program has ended.
+            patience = rng.choice((10_000, 10_000, rng.randrange(40)))
+            while True:
+                one = program[at]
+                ends = bool(one.stop or (one.sample_only and not sample))
+                counts, enough = one.done(rng)
+                ready = int(rng.random() < 0.7)
+                packed = sum(c << DONE_BITS * u for u, c in enumerate(counts))
+                issue, op, stopped = await bench.cycle(ready=ready, sample=sample, done=packed)
+                assert stopped == ends, (turn, at)
+                assert issue == (not ends and enough and ready), (turn, at, one.wait, counts)
+                if ends:
+                    left_out += not one.stop
+                    break
+                if issue:
+                    assert op == one.word
+                    issues += 1
+                    at += 1
+                else:
+                    refusals += 1
+                patience -= 1
+                if patience == 0:
+                    broken_off += 1
+                    break
+            if ends:
+                # It stays stopped, whatever is done and sampled.
+                for _ in range(rng.randrange(5)):
+                    noise = rng.getrandbits(len(dut.done))
+                    found = await bench.cycle(ready=1, sample=1, done=noise)
+                    assert found[::2] == (0, 1), turn
+    assert issues > 300 and refusals > 300 and left_out > 10 and broken_off > 5
+
+
+@pytest.mark.parametrize(("unit", "depth"), [(Unit.ARRAY, 9), (Unit.EMBED, 2)])
+def test_unit_queue(unit: Unit, depth: int) -> None:
+    given = {"unit": int(unit), "depth": depth}
+    run_block(UnitQueue(unit=unit, depth=depth), __name__, parameters=given)
+
+
+def test_refusal() -> None:
+    with pytest.raises(ValueError, match="depth"):
+        UnitQueue(unit=Unit.NORM, depth=1)
