@@ -64,8 +64,8 @@ bench: $(STAMP) ## Measure every figure of docs/benchmarks.md
 estimate: $(STAMP) ## Derive rates and contexts of every board and model: docs/estimates.md
 	@$(BIN)/tokenloom estimate --markdown docs/estimates.md $(ARGS)
 
-verify: export TOKENLOOM_DEEP = 1
-verify: lint test ## Check style, types and every test
+verify: lint ## Check style and types, and run every test with its deep cases; goes on where it was
+	@$(BIN)/python scripts/verify.py $(ARGS)
 
 clean: $(STAMP) ## Remove what was built (.venv stays; remove it by hand)
 	rm -rf build dist
