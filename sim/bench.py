@@ -13,7 +13,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,10 @@ def run_block(block: Block, module: str, *, parameters: dict[str, Any] | None = 
 
 @contextmanager
 def bench_folder(
-    top: str, texts: dict[str, str], parameters: dict[str, Any] | None = None
+    top: str,
+    texts: dict[str, str],
+    parameters: dict[str, Any] | None = None,
+    flags: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Hold the build folder of these modules; gives cocotb-test's arguments for it.
 
@@ -113,8 +116,10 @@ def bench_folder(
         Module -> Verilog.
     parameters : dict, optional
         As in `run_block`.
+    flags : sequence of str
+        Further ones for Verilator.
     """
-    folder = build_root() / "bench" / f"{top}-{_digest(sorted(texts), texts.values())}"
+    folder = build_root() / "bench" / f"{top}-{_digest(sorted(texts), texts.values(), flags)}"
     with _locked(folder):
         sources = []
         for name, text in texts.items():
@@ -131,7 +136,7 @@ def bench_folder(
             "toplevel": top,
             "verilog_sources": sources,
             "sim_build": str(folder / "sim"),
-            "extra_args": list(VERILATOR_FLAGS),
+            "extra_args": [*VERILATOR_FLAGS, *flags],
             "make_args": ["-j2", "CFG_CXXFLAGS_PCH_I=-include"],
             "extra_env": env,
             "timescale": "1ns/1ps",

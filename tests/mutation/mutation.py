@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from typing import Any
 
 from cocotb_test.simulator import Verilator
 
+from tokenloom.compiler.errors import TokenloomError
 from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.sim.bench import bench_folder
 from tokenloom.sim.toolchain import build_root
@@ -28,6 +30,11 @@ from tokenloom.sim.yosys import yosys
 __all__ = ["Mutants", "mutate"]
 
 _PORT = "mutant"
+# The outputs never differ, from any state that one cycle of reset leaves.
+_SAT = (
+    "-verify -tempinduct -prove trigger 0 -set-init-undef -set-at 1 in_rst 1 -seq 1 -maxsteps 8 "
+    "-timeout 60"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +107,8 @@ def mutate(
             folder,
         )
         # What a memory holds at first is no logic.
-        faults = [
-            line
-            for line in (folder / "list.txt").read_text().splitlines()
-            if "$meminit" not in line
-        ][:count]
+        listed = (folder / "list.txt").read_text().splitlines()
+        faults = [line for line in listed if "$meminit" not in line][:count]
         width = len(faults).bit_length()
         lines = [
             f"mutate -ctrl {_PORT} {width} {number} {fault.removeprefix('mutate ')}"
@@ -116,11 +120,11 @@ def mutate(
             f"write_verilog -noattr mutants.v",
             folder,
         )
-        mutants = {
+        chosen = {
             f"{top}_mutants": (folder / "mutants.v").read_text(),
             top: _chooser(block, width),
         }
-        killed = _play(top, mutants, module, parameters, len(faults), told)
+        killed = _play(top, chosen, module, parameters, len(faults), told)
         equivalent, survived = [], []
         for number, fault in enumerate(faults, 1):
             if number in killed:
@@ -166,9 +170,8 @@ def _play(
     told: Callable[[int, int], None],
 ) -> set[int]:
     """The mutants whose bench fails, hangs or crashes."""
-    with bench_folder(top, texts, parameters) as build:
-        # All faults together look like loops and overlapping cases; one alone is neither.
-        build["extra_args"] += ["-Wno-fatal"]
+    # All faults together look like loops and overlapping cases; one alone is neither.
+    with bench_folder(top, texts, parameters, flags=["-Wno-fatal"]) as build:
         simulator = Verilator(module=module, compile_only=True, **build)
         simulator.run()
         program = [str(Path(build["sim_build"]) / top)]
@@ -193,16 +196,15 @@ def _play(
                 bad = [*root.iter("failure"), *root.iter("error")]
                 return bool(cases) and not bad
 
-        import time
-
         start = time.monotonic()
         assert passes(0, None), f"{module} fails on {top} without a fault"
         limit = 20 + 10 * (time.monotonic() - start)
         killed = set()
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             numbers = range(1, count + 1)
-            for number, fine in zip(numbers, pool.map(lambda n: passes(n, limit), numbers)):
-                if not fine:
+            fine = pool.map(lambda number: passes(number, limit), numbers)
+            for number, unnoticed in zip(numbers, fine, strict=True):
+                if not unnoticed:
                     killed.add(number)
                 told(number, count)
     return killed
@@ -225,11 +227,8 @@ hierarchy -top miter
 memory_map
 opt -full
 async2sync
-sat -verify -tempinduct -prove trigger 0 -set-init-undef -set-at 1 in_rst 1 -seq 1 -maxsteps 8 \\
-  -timeout 60 -ignore_unknown_cells miter
+sat {_SAT} miter
 """
-    from tokenloom.compiler.errors import TokenloomError
-
     try:
         yosys(script, folder)
     except TokenloomError:
