@@ -106,9 +106,7 @@ class PageUse(Block):
         layout = data.StructLayout(
             {"stamp": self._stamp, "frequency": FREQUENCY_BITS, "mass": MASS_BITS}
         )
-        m.submodules.records = records = Memory(
-            shape=layout, depth=max(2, self._pages), init=[]
-        )
+        m.submodules.records = records = Memory(shape=layout, depth=max(2, self._pages), init=[])
         read, write = records.read_port(), records.write_port()
 
         # Epochs; pages still to be refreshed, and the next one.
@@ -130,10 +128,7 @@ class PageUse(Block):
         # First cycle: who reads. Nobody reads the record that is just being written.
         m.d.comb += [
             refresh.eq(
-                owed.any()
-                & ~self.hold
-                & ~self.fresh_valid
-                & ~(pending & (pending_page == turn))
+                owed.any() & ~self.hold & ~self.fresh_valid & ~(pending & (pending_page == turn))
             ),
             self.use_ready.eq(
                 ~owed.any()

@@ -96,9 +96,7 @@ class KvModel:
             return Result(Answer.TOO_LONG, early)
         written = range(min(write_from, end), min(need_end, end))
         evicted = [i for i in written if i not in sequence.pages]
-        shared = [
-            i for i in written if i in sequence.pages and self.owners(sequence.pages[i]) > 1
-        ]
+        shared = [i for i in written if i in sequence.pages and self.owners(sequence.pages[i]) > 1]
         new = range(end, need_end)
         late = early + 2 + 2 * len(written)
         if write_from in evicted and pos0 % tokens:

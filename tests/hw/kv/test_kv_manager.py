@@ -168,7 +168,9 @@ class Bench:
         if kind < 0.25:
             empty = [s for s in range(model.slots) if model.sequences[s] is None]
             to = random.choice(empty) if empty and random.random() < 0.9 else slot
-            tokens = random.choice([model.positions, lengths[slot], random.randrange(1, 1 + model.positions)])
+            tokens = random.choice(
+                [model.positions, lengths[slot], random.randrange(1, 1 + model.positions)]
+            )
             return "fork", (slot, to, tokens)
         if kind < 0.45:
             self.weigh()
@@ -192,7 +194,7 @@ async def random_operations(dut):
     await begin(dut, INPUTS)
     bench = Bench(dut, given, random)
     model = bench.model
-    seen, copies, shared_writes = {}, 0, 0
+    seen, copies = {}, 0
     for turn in range(given["turns"]):
         name, values = bench.draw()
         result = await bench.operate(name, *values)
@@ -207,7 +209,9 @@ async def random_operations(dut):
         seen[name, result.answer] = seen.get((name, result.answer), 0) + 1
         copies += len(result.copies)
         everything = turn % 8 == 0 or turn + 1 == given["turns"]
-        await bench.check(range(model.slots) if everything else sorted({*values[:2]} & {*range(model.slots)}))
+        await bench.check(
+            range(model.slots) if everything else sorted({*values[:2]} & {*range(model.slots)})
+        )
         for _ in range(random.choice([0, 0, 3])):
             await bench.cycle()
     print({f"{name} {Answer(a).name}": n for (name, a), n in sorted(seen.items())}, copies)
