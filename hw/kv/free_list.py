@@ -71,6 +71,8 @@ class FreeList(Block):
             },
             params=(pages,),
         )
+        # The first page that was never used; pages on the stack.
+        self.fresh, self.stacked = Signal(range(pages + 1)), Signal(range(pages + 1))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -78,8 +80,7 @@ class FreeList(Block):
         m.submodules.stack = stack = Memory(shape=page_bits, depth=max(2, self._pages), init=[])
         read, write = stack.read_port(), stack.write_port()
 
-        # Pages never used start at `fresh`; pages on the stack.
-        fresh, stacked = Signal(range(self._pages + 1)), Signal(range(self._pages + 1))
+        fresh, stacked = self.fresh, self.stacked
         take, from_stack, was_fresh = Signal(), Signal(), Signal(page_bits)
         m.d.comb += [
             self.count.eq(self._pages - fresh + stacked),

@@ -193,6 +193,7 @@ class KvManager(Block):
             },
             params=(slots, pages, positions, page_tokens, slot_pages, stamp_bits),
         )
+        self.operation = Operation(self)
 
     @staticmethod
     def begin_cycles(
@@ -257,7 +258,7 @@ class KvManager(Block):
         m.submodules.ref_counts = instance(counts)
         m.submodules.page_use = instance(use)
         m.submodules.eviction = instance(self.eviction)
-        op = Operation(self)
+        op = self.operation
 
         # What the parts see unless a state says otherwise.
         m.d.comb += [
