@@ -1,10 +1,9 @@
 """Proof: the free list never hands out a page twice and never loses one."""
 
 import pytest
-from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
-from amaranth.lib.wiring import Component
+from amaranth.hdl import Assert, Assume, Cat, Elaboratable, Module, Mux, Signal
 
-from tests.formal.kv.sby import prove
+from tests.formal.sby import prove
 from tokenloom.hw.kv.free_list import FreeList
 
 
@@ -27,14 +26,13 @@ def total(bits):
     return sum((Mux(bit, 1, 0) for bit in bits), start=0)
 
 
-class Proof(Component):
+class Proof(Elaboratable):
     """Whoever holds pages gives back only what it has: no page is at two places, none is lost."""
 
     def __init__(self, pages):
         self.pages = pages
         self.dut = Spied(pages=pages)
-        self.inputs = [self.dut.take_valid, self.dut.give_valid, self.dut.give_page]
-        super().__init__({})
+        self.ports = [self.dut.take_valid, self.dut.give_valid, self.dut.give_page]
 
     def elaborate(self, platform):
         m = Module()
@@ -73,4 +71,4 @@ class Proof(Component):
 
 @pytest.mark.parametrize("pages", [4, 5])
 def test_free_list(pages):
-    prove(Proof(pages), mode="prove", depth=2, top=f"free_list_{pages}")
+    prove(f"free_list_{pages}", Proof(pages), mode="prove", depth=1)
