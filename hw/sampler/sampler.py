@@ -14,7 +14,14 @@ from tokenloom.hw.sampler.logit_rules import LogitRules
 from tokenloom.hw.sampler.noise import SAMPLING, Noise
 from tokenloom.hw.sampler.power_sum import MANTISSA_BITS, OCTAVE_BITS, PowerSum
 from tokenloom.hw.sampler.sampling import GUARD_BITS
-from tokenloom.hw.sampler.settings import BIASES_MAX, CANDIDATES_MAX, FIELDS, WINDOW_MAX, Settings
+from tokenloom.hw.sampler.settings import (
+    BIASES_MAX,
+    CANDIDATES_MAX,
+    FIELDS,
+    VOCAB_BITS_MAX,
+    WINDOW_MAX,
+    Settings,
+)
 from tokenloom.hw.sampler.top_list import TopList
 from tokenloom.hw.verilog.block import Block, instance
 
@@ -103,7 +110,7 @@ class Sampler(Block):
     LATENCY = 2
 
     def __init__(self, *, vocab_bits: int, candidates: int = 0) -> None:
-        most = 20 if candidates else 32
+        most = VOCAB_BITS_MAX if candidates else 32
         if not 1 <= vocab_bits <= most:
             raise ValueError(f"vocab_bits = {vocab_bits} is impossible: allowed is 1..{most}")
         if candidates and not 2 <= candidates <= CANDIDATES_MAX:

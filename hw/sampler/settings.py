@@ -23,6 +23,7 @@ __all__ = [
     "FACTOR_FRAC",
     "FIELDS",
     "SHARE_FRAC",
+    "VOCAB_BITS_MAX",
     "WINDOW_MAX",
     "Settings",
     "bias_table",
@@ -33,6 +34,7 @@ __all__ = [
 CANDIDATES_MAX = 64  # ids that the cut-offs look at
 WINDOW_MAX = 64  # tokens in which repetitions are looked for
 BIASES_MAX = 32  # ids with a bias
+VOCAB_BITS_MAX = 20  # of an id where candidates are kept: that many powers fit the sum
 SHARE_FRAC = 16  # fraction bits of top-p and min-p
 FACTOR_FRAC = 14  # fraction bits of the repetition's two factors
 FACTOR_BITS = 16

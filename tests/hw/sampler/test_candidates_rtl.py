@@ -41,7 +41,7 @@ def settings_of(rng: Any, most: int) -> Settings:
         fraction_bits=FRACTION,
         temperature=rng.choice((0, 0.001, 0.3, 0.8, 1.0, 2.0, 100.0)),
         seed=rng.getrandbits(64),
-        top_k=rng.choice((0, 0, 1, 2, 31, 32, 33, most - 1, most, rng.randrange(1, most))) % (most + 1),
+        top_k=rng.choice((0, 0, 1, 2, 31, 32, 33, most - 1, most, rng.randrange(1, most))),
         top_p=rng.choice((1.0, 1.0, 1e-9, 0.1, 0.5, 0.9, 0.95, 0.9999999, rng.random() or 0.5)),
         min_p=rng.choice((0.0, 0.0, 1e-9, 0.05, 0.3, 0.999999, rng.random())),
         penalty=rng.choice((1.0, 1.0, 1.1, 1.3, 0.8, 3.999, 0.2501)),
