@@ -8,7 +8,7 @@ from tokenloom.hw.catalog.spec import BlockSpec, Parameter, Timing
 from tokenloom.hw.sampler.candidates import BINS
 from tokenloom.hw.sampler.noise import Noise
 from tokenloom.hw.sampler.sampler import Sampler
-from tokenloom.hw.sampler.settings import Settings, make_settings
+from tokenloom.hw.sampler.settings import FIELDS, Settings, make_settings
 
 __all__ = ["SPEC"]
 
@@ -65,6 +65,15 @@ async def _stimulus(ctx: Any, block: Any, parameters: dict[str, Any]) -> None:
     ctx.set(block.in_valid, 0)
 
 
+def _fields() -> str:
+    """The settings' bits as a table."""
+    lines, at = ["| bits | field |", "| --- | --- |"], 0
+    for name, bits in FIELDS.items():
+        lines.append(f"| {f'{at + bits - 1}:{at}' if bits > 1 else at} | `{name}` |")
+        at += bits
+    return "\n".join(lines)
+
+
 SPEC = BlockSpec(
     name="sampler",
     title="Sampler",
@@ -88,15 +97,19 @@ SPEC = BlockSpec(
         "mask change the logits before (point 17), an exact sum of powers over the vocabulary "
         "and the sorted list of the largest logits beside it (point 18) are what top-k, top-p and "
         "min-p cut in (point 19). With the cut-offs off the token is that of all ids; top-p or "
-        "min-p alone choose among the `candidates` largest."
+        "min-p alone choose among the `candidates` largest.\n\n"
+        "The bits of `sampling`, which `hw.sampler.settings.make_settings` makes of people's "
+        "numbers:\n\n"
+        + _fields()
     ),
     verified=(
         "Bit for bit (token, list, logarithms, sum) against `candidates.choose` on rows with ties, "
         "extremes and every mixture of settings, with gaps and with stalls "
-        "(`tests/hw/sampler/test_candidates_rtl.py`); chi-square over 200,000 draws per setting of "
-        "the golden function against the softmax of what is left, and its cut-offs against floating "
-        "point (`tests/hw/sampler/test_candidates.py`); in the chip against the golden model, token "
-        "by token and cycle by cycle, for several array shapes (`tests/test_sampling.py`)."
+        "(`tests/hw/sampler/test_candidates_rtl.py`); chi-square over 200,000 draws per setting "
+        "of the golden function against the softmax of what is left, and its cut-offs against "
+        "floating point (`tests/hw/sampler/test_candidates.py`); in the chip against the golden "
+        "model, token by token and cycle by cycle, for several array shapes "
+        "(`tests/test_sampling.py`)."
     ),
     stimulus=_stimulus,
     signals=(

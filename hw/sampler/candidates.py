@@ -155,8 +155,10 @@ def kept_candidates(ids_mantissas: Int, ids_octaves: Int, total: int, top: int,
     return len(values)
 
 
-def scores(logits: npt.ArrayLike, ids: npt.ArrayLike, position: int, settings: Settings) -> Int:
-    """Point 16's scores of these ids, whose logits these are."""
+def scores(
+    logits: npt.ArrayLike, ids: npt.ArrayLike, position: npt.ArrayLike, settings: Settings
+) -> Int:
+    """Point 16's scores of these ids, whose logits these are; also for an array of positions."""
     found = np.asarray(logits, dtype=np.int64) << GUARD_BITS
     if settings.mantissa:
         words, _ = threefry(settings.seed, ids, position)

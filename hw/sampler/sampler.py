@@ -79,18 +79,36 @@ class Sampler(Block):
         The winner so far; from `token_valid` on the result, until the next logit arrives.
     token_valid : Out(1)
         Strobe.
-
-    With candidates:
-
     in_masked : In(1)
-        With `in_valid`: with `sampling.masked` this id is out. When all are, the token is 0.
-    recent, recent_count, bias_* : In
-        As of `LogitRules`.
-    list_* , total : Out
-        As of `CutOff`: the candidates with the logarithms of their probabilities, whether the
-        token is one of them or not.
+        Only with candidates, as all that follow. With `in_valid`: this id is out, if
+        `sampling.masked`. When all are, the token is 0.
+    recent : In(64 * vocab_bits)
+        The sequence's latest tokens, that at `position` lowest; stable while logits pass.
+    recent_count : In(7)
+        How many of them count for the repetition penalty, 0 to 64; stable like them.
+    bias_we : In(1)
+        Strobe, between rows: writes an entry of the table of biases.
+    bias_addr : In(5)
+        Which; the first `sampling.biases` count, and their ids ascend.
+    bias_id : In(vocab_bits)
+        The entry's id.
+    bias_value : In(signed(32))
+        What is added to its logit, in the logits' format.
+    list_valid : Out(1)
+        Strobe: one of the `sampling.count` largest logits, the largest first, in successive cycles,
+        the last one with `token_valid`'s predecessor; fewer when there are fewer ids.
+    list_id : Out(vocab_bits)
+        Its id.
+    list_logit : Out(signed(32))
+        Its logit behind penalty and bias.
+    list_log : Out(signed(32))
+        Base-2 logarithm of its probability among all ids, 16 fraction bits.
+    list_kept : Out(1)
+        Whether the cut-offs leave it.
+    total : Out(vocab_bits + 49)
+        Sum of the powers of all ids, unit 2^-48 of the top octave; from the first `list_valid` on.
     octave : Out(signed(38))
-        The sum of all powers is total 2^(-48 - octave).
+        The top octave: that sum is total 2^(-48 - octave).
 
     Latency
     -------
