@@ -14,7 +14,7 @@ from tokenloom.hw.verilog.block import Block
 __all__ = ["Port", "port_table"]
 
 _SECTION = re.compile(r"^Members\n-+\n(.*?)(?=^\S[^\n]*\n-{3,}\n|\Z)", re.MULTILINE | re.DOTALL)
-_NEXT = re.compile(r";\s+(?=[\w*, ]+ : )")  # between entries that share a line
+_SUBJECT = re.compile(r"(?:^|[;,]\s+)((?:[\w*]+,\s+)*[\w*]+) : ")
 _SHAPE = re.compile(r"^(?:(?:In|Out)(?:\([^()]*(?:\([^()]*\)[^()]*)*\))?(?:,\s*|\s+|$))+")
 
 
@@ -70,10 +70,12 @@ def _described(block: Block) -> dict[str, str]:
         elif line.strip():
             entries.append(line)
     for entry in entries:
-        for part in _NEXT.split(entry):
-            subject, _, text = part.partition(" : ")
-            text = _SHAPE.sub("", text).strip()
-            for word in re.findall(r"\w+\*?|\*\w+", subject):
+        text = ""
+        for match in reversed(list(_SUBJECT.finditer(entry))):
+            # Ports that share a line share its text, but for what each says of itself.
+            text = _SHAPE.sub("", entry[match.end() :]).strip(" ,;") or text
+            entry = entry[: match.start()]
+            for word in re.findall(r"[\w*]+", match[1]):
                 for name in block.flat_ports():
                     if fnmatch(name, word):
                         found.setdefault(name, text)

@@ -42,14 +42,17 @@ class Outer(Block):
     a : In(8)
         A number
         of eight bits.
-    clear : In(1), clears the second
+    clear : In(1), spare : In(2)
+        Clears the second.
     out_* : Out(range(256)), what comes out
     """
 
     def __init__(self, *, depth: int):
         if depth != 2:
             raise ValueError(f"depth is {depth}; allowed: 2")
-        super().__init__({"a": In(8), "clear": In(1), "out_b": Out(8)}, params=(depth,))
+        super().__init__(
+            {"a": In(8), "clear": In(1), "spare": In(2), "out_b": Out(8)}, params=(depth,)
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -109,10 +112,10 @@ def test_wave_source_and_drawing():
 
 def test_port_table():
     found = {port.name: port for port in port_table(Outer(depth=2))}
-    assert list(found) == ["clk", "rst", "en", "a", "clear", "out_b"]
+    assert list(found) == ["clk", "rst", "en", "a", "clear", "spare", "out_b"]
     assert (found["a"].direction, found["a"].bits, found["a"].text) == (
         "in", 8, "A number of eight bits.")  # fmt: skip
-    assert found["clear"].text == "clears the second"
+    assert found["clear"].text == found["spare"].text == "Clears the second."
     assert (found["out_b"].direction, found["out_b"].text) == ("out", "what comes out")
     assert {port.name: port.text for port in port_table(Inner())}["b"] == "the sum"
 
