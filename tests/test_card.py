@@ -262,7 +262,7 @@ def test_identity(card):
     assert one.driver.identity() == SIMULATED
     assert one.driver.digest() == HARDWARE.digest()
     shape = one.driver.read("SHAPE")
-    assert shape == {"columns": 2, "rows": 2, "port_bytes": 64}
+    assert shape == {"columns": 2, "rows": 2, "port_bytes": 64, "candidates": 64}
     with pytest.raises(TokenloomError, match="another hardware configuration"):
         Driver(one.transport, load("mini", ["memory.pages=65"]))
 

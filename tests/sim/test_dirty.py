@@ -50,7 +50,7 @@ def test_buffers_are_dirty_and_tables_are_not():
     dirty = with_dirty_memories(clean)
     changed = {name for name in clean if dirty[name] != clean[name]}
     assert {"context_buffer", "operand_buffer", "residual", "scores", "v_exponents"} <= changed
-    assert {"dot_element", "kv_manager", "array_control", "tape_control"} <= changed
+    assert {"dot_element", "page_table", "array_control", "tape_control"} <= changed
     assert not changed & {"softmax", "rsqrt", "reciprocal", "noise", "column", "chip"}
     assert with_dirty_memories(clean) == dirty
 
