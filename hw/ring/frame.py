@@ -23,9 +23,11 @@ class Kind(enum.Enum, shape=2):
     DATA = 1
 
 
-def payload(word_bits: int = WORD_BITS, seq_bits: int = SEQ_BITS) -> data.StructLayout:
+def payload(
+    word_bits: int = WORD_BITS, tag_bits: int = TAG_BITS, seq_bits: int = SEQ_BITS
+) -> data.StructLayout:
     """A data frame without its CRC: 66 bytes as built."""
-    return data.StructLayout({"kind": Kind, "tag": TAG_BITS, "seq": seq_bits, "word": word_bits})
+    return data.StructLayout({"kind": Kind, "tag": tag_bits, "seq": seq_bits, "word": word_bits})
 
 
 def status(seq_bits: int = SEQ_BITS) -> data.StructLayout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
@@ -73,12 +75,12 @@ class LinkRx(Block):
         patience: int = 4096,
         check: type = Crc32c,
     ) -> None:
-        check_link(window=credits, credits=credits, seq_bits=seq_bits)
+        check_link(seq_bits, credits=credits)
         if patience < 1:
             raise ValueError(f"patience has to be positive, not {patience!r}")
         self._credits, self._seq, self._patience = credits, seq_bits, patience
         self._check = check
-        self._payload = payload(word_bits, seq_bits)
+        self._payload = payload(word_bits, tag_bits, seq_bits)
         self._status = status(seq_bits)
         super().__init__(
             {
@@ -117,21 +119,20 @@ class LinkRx(Block):
         # Second stage: is it the next word? `ahead` counts modulo 2^seq_bits, so numbers that have
         # been there lie in its upper half.
         expected, freed, nak = Signal(seq), Signal(seq), Signal()
-        self.expected, self.freed_count, self.nak = expected, freed, nak
         good, broken, awaited = Signal(), Signal(), Signal()
-        ahead, accept = Signal(seq), Signal()
+        ahead, arrives, accept = Signal(seq), Signal(), Signal()
         m.submodules.buffer = instance(
             buffer := WordBuffer(
                 bits=len(self.out_tag) + len(self.out_word), depth=self._credits
             )
         )
-        self.accept, self.full = accept, buffer.full
         m.d.comb += [
             good.eq(there & ~frame_check.crc.any()),
             broken.eq(there & frame_check.crc.any()),
             ahead.eq(frame.seq - expected),
             awaited.eq(~ahead.any()),
-            accept.eq(good & (frame.kind == Kind.DATA) & awaited & ~buffer.full),
+            arrives.eq(good & (frame.kind == Kind.DATA) & awaited),
+            accept.eq(arrives & ~buffer.full),
             buffer.push.eq(accept),
             buffer.in_word.eq(Cat(frame.tag, frame.word)),
             self.out_valid.eq(buffer.out_valid),
@@ -170,4 +171,9 @@ class LinkRx(Block):
             m.d.sync += self.dead.eq(1)
         with m.Else():
             m.d.sync += silence.eq(silence + 1)
+        # For proofs.
+        self.inside = SimpleNamespace(
+            expected=expected, freed=freed, good=good, frame=frame, arrives=arrives,
+            accept=accept, buffer=buffer, turn=turn, shown=shown,
+        )  # fmt: skip
         return m

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
@@ -14,16 +16,14 @@ from tokenloom.hw.verilog.block import Block, instance
 __all__ = ["LinkTx", "check_link"]
 
 
-def check_link(*, window: int, credits: int, seq_bits: int) -> None:
-    """Raises ValueError unless frames can be told apart by their sequence numbers."""
-    for name, value in {"window": window, "credits": credits}.items():
+def check_link(seq_bits: int, **buffers: int) -> None:
+    """Raises ValueError unless the frames of `buffers` can be told apart by sequence numbers."""
+    for name, value in buffers.items():
         if value < 2 or value & (value - 1):
             raise ValueError(f"{name} has to be a power of two from 2 on, not {value!r}")
-    if seq_bits < 3 or max(window, credits) * 4 > 1 << seq_bits:
-        raise ValueError(
-            f"seq_bits has to count at least four windows of {max(window, credits)} words, "
-            f"not {seq_bits!r}"
-        )
+    most = max(buffers.values())
+    if seq_bits < 3 or 4 * most > 1 << seq_bits:
+        raise ValueError(f"seq_bits has to count four times {most} words, not {seq_bits!r}")
 
 
 class LinkTx(Block):
@@ -109,7 +109,7 @@ class LinkTx(Block):
         patience: int = 4096,
         check: type = Crc32c,
     ) -> None:
-        check_link(window=window, credits=credits, seq_bits=seq_bits)
+        check_link(seq_bits, window=window, credits=credits)
         counts = {"timeout": timeout, "retries": retries, "idle": idle, "patience": patience}
         for name, value in counts.items():
             if value < 1:
@@ -117,7 +117,7 @@ class LinkTx(Block):
         self._window, self._credits, self._seq = window, credits, seq_bits
         self._timeout, self._retries, self._idle = timeout, retries, idle
         self._patience, self._check, self._tag = patience, check, tag_bits
-        self._payload = payload(word_bits, seq_bits)
+        self._payload = payload(word_bits, tag_bits, seq_bits)
         self._status = status(seq_bits)
         super().__init__(
             {
@@ -145,7 +145,6 @@ class LinkTx(Block):
         # All words before `base` have arrived; `send` is the next to go out, for the first time
         # when it is `next`; all before `freed` have left the receiver's buffer.
         base, send, next_, freed = (Signal(seq, name=n) for n in ("base", "send", "next", "freed"))
-        self.base, self.send, self.next, self.freed = base, send, next_, freed
 
         # A status frame, one cycle after it came.
         size = self._status.size
@@ -165,7 +164,6 @@ class LinkTx(Block):
             said_freed.eq(said.freed),
             said_nak.eq(said.nak),
         ]
-        self.heard, self.said_ack, self.said_freed = heard, said_ack, said_freed
 
         # What it changes. Differences are modulo 2^seq_bits, so whatever is old seems far ahead.
         under_way, used = Signal(seq), Signal(seq)
@@ -284,4 +282,10 @@ class LinkTx(Block):
         ]
         with m.If(last):
             m.d.sync += [self.out_valid.eq(full), shown.eq(frame)]
+        # For proofs.
+        self.inside = SimpleNamespace(
+            base=base, send=send, next=next_, freed=freed, heard=heard, said_ack=said_ack,
+            said_freed=said_freed, moved=moved, arrived=arrived, gone=gone, used=used, take=take,
+            replay=replay, full=full, frame=frame, shown=shown,
+        )  # fmt: skip
         return m

@@ -49,13 +49,9 @@ async def block_equals_reference(dut):
         if take:
             expected = crc32c(message.to_bytes(bits // 8, "little")) ^ against
         assert int(dut.crc.value) == expected
-    dut.take.value = 1
-    dut.against.value = 0
-    if bits % 72 == 0:  # the check value, right in front of it zeros would change it
-        return
 
 
-@pytest.mark.parametrize("bits", [72, 528])
+@pytest.mark.parametrize("bits", [24, 528])
 def test_crc32c(bits):
     run_block(Crc32c(bits=bits), "tests.hw.ring.test_crc32c", parameters={"bits": bits})
 
