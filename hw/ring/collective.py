@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from tokenloom.hw.ring.frame import LANES
 
-__all__ = ["MOST_NODES", "Command", "Op", "Words", "collective", "command", "duration", "hop_cycles"]
+__all__ = [
+    "MOST_NODES", "Command", "Op", "Words", "collective", "command", "duration", "hop_cycles",
+    "sends",
+]  # fmt: skip
 
 MOST_NODES = 8
 
@@ -91,15 +94,18 @@ def command(op: Op, words: int, *, hop: int, root: int = 0, last: int = 0) -> Co
     )
 
 
-def collective(given: Command, vectors: Words) -> Words:
-    """The golden function: what the nodes' memories hold afterwards, computed in place.
+def collective(given: Command, vectors: Words, target: Words | None = None) -> Words:
+    """The golden function: what lies at `cmd_to` afterwards.
 
     Parameters
     ----------
     given : Command
     vectors : int64 array (nodes, words, LANES)
-        N chunks per node, or one for BROADCAST, SEND and SHIFT. Sums are modulo 2^64; the
-        compiler proves that none gets there.
+        What lies at `cmd_from`: N chunks per node, or one for BROADCAST, SEND and SHIFT. Sums are
+        modulo 2^64; the compiler proves that none gets there.
+    target : array of that shape, optional
+        What lies at `cmd_to` before, when that is another place. Nobody copies what a node has
+        already: its own chunk in ALL_GATHER, the root's in BROADCAST.
 
     Raises
     ------
@@ -110,22 +116,24 @@ def collective(given: Command, vectors: Words) -> Words:
     chunks = nodes if given.op <= Op.ALL_GATHER else 1
     if vectors.shape[1:] != (chunks * c, LANES):
         raise ValueError(f"vectors has to be {(nodes, chunks * c, LANES)}, not {vectors.shape}")
-    result = vectors.copy()
+    result = (vectors if target is None else target).copy()
     total = vectors.sum(axis=0)
-    if given.op is Op.ALL_REDUCE:
-        result[:] = total
-    elif given.op is Op.REDUCE_SCATTER:
-        for i in range(nodes):
-            result[i, i * c : (i + 1) * c] = total[i * c : (i + 1) * c]
-    elif given.op is Op.ALL_GATHER:
-        for i in range(nodes):
-            result[:, i * c : (i + 1) * c] = vectors[i, i * c : (i + 1) * c]
-    elif given.op is Op.BROADCAST:
-        result[:] = vectors[given.root]
-    elif given.op is Op.SEND:
-        result[given.last] = vectors[given.root]
-    else:
-        result[:] = np.roll(vectors, 1, axis=0)
+    for node in range(nodes):
+        if given.op is Op.ALL_REDUCE:
+            result[node] = total
+        elif given.op is Op.SHIFT:
+            result[node] = vectors[node - 1]
+        elif given.op is Op.BROADCAST and node != given.root:
+            result[node] = vectors[given.root]
+        elif given.op is Op.SEND and node == given.last:
+            result[node] = vectors[given.root]
+        elif given.op is Op.REDUCE_SCATTER:
+            result[node, node * c : (node + 1) * c] = total[node * c : (node + 1) * c]
+        elif given.op is Op.ALL_GATHER:
+            for other in range(nodes):
+                if other != node:
+                    chunk = slice(other * c, (other + 1) * c)
+                    result[node, chunk] = vectors[other, chunk]
     return result
 
 

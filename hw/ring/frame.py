@@ -12,7 +12,7 @@ LANE_BITS = 64
 WORD_BITS = LANES * LANE_BITS
 SEQ_BITS = 10
 TAG_BITS = 4
-"""Bits that travel with a word: the number of its operation."""
+"""Bits that travel with a word: its collective, and whether that had an odd number."""
 
 
 class Kind(enum.Enum, shape=2):

@@ -177,7 +177,7 @@ class Ring(Block):
             rx.watch.eq(steps.busy),
         ]
 
-        # A command: its number is the tag of its words.
+        # A command: which it is and whether its number is odd is the tag of its words.
         number = Signal(TAG_BITS)
         from_, to = Signal(self._addr), Signal(self._addr)
         held = Signal()  # a word is in the second stage
@@ -195,7 +195,11 @@ class Ring(Block):
             steps.last.eq(self.cmd_last),
         ]
         with m.If(steps.start):
-            m.d.sync += [number.eq(number + 1), from_.eq(self.cmd_from), to.eq(self.cmd_to)]
+            m.d.sync += [
+                number.eq(Cat(~number[0], self.cmd_op)),
+                from_.eq(self.cmd_from),
+                to.eq(self.cmd_to),
+            ]
 
         # First stage: a turn, as soon as its word has come and the second stage is free.
         leaves, wrong = Signal(), Signal()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -96,4 +98,6 @@ class WordBuffer(Block):
             m.d.sync += head.eq(head + 1)
         with m.If(stored != fetch):
             m.d.sync += level.eq(Mux(stored, level + 1, level - 1))
+        # For proofs.
+        self.inside = SimpleNamespace(head=head, tail=tail, level=level, words=words)
         return m
