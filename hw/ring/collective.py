@@ -159,7 +159,7 @@ def duration(given: Command, nodes: int, *, hop: int) -> int:
     now = 0  # of the last turn
     flying: list[int] = []  # when the words sent in the slot before can be taken
     for size in given.groups():
-        for slot in range(sends(given.op, nodes)):
+        for _slot in range(sends(given.op, nodes)):
             leaving = []
             for k in range(max(size, len(flying))):
                 now = max(now + 1, flying[k] if k < len(flying) else 0)

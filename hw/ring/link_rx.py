@@ -122,9 +122,7 @@ class LinkRx(Block):
         good, broken, awaited = Signal(), Signal(), Signal()
         ahead, arrives, accept = Signal(seq), Signal(), Signal()
         m.submodules.buffer = instance(
-            buffer := WordBuffer(
-                bits=len(self.out_tag) + len(self.out_word), depth=self._credits
-            )
+            buffer := WordBuffer(bits=len(self.out_tag) + len(self.out_word), depth=self._credits)
         )
         m.d.comb += [
             good.eq(there & ~frame_check.crc.any()),

@@ -233,11 +233,7 @@ class LinkTx(Block):
             quiet.eq(self.stop | self.dead),
             replaying.eq(send != next_),
             self.in_ready.eq(
-                first
-                & self.up
-                & ~replaying
-                & (under_way != self._window)
-                & (used != self._credits)
+                first & self.up & ~replaying & (under_way != self._window) & (used != self._credits)
             ),
             take.eq(self.in_valid & self.in_ready),
             resend.eq(replaying & first),

@@ -209,9 +209,7 @@ class RingSteps(Block):
             self.own_at.eq(own),
             self.taken_at.eq(taken),
             ends.eq(at + 1 == length),
-            over.eq(
-                closes | (last_group & ~op_closing & (slot + 1 == op_end))
-            ),
+            over.eq(closes | (last_group & ~op_closing & (slot + 1 == op_end))),
             self.final.eq(ends & over),
         ]
         following = next_size(left)

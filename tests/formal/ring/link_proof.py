@@ -236,7 +236,7 @@ class LinkProof(Elaboratable):
         again = Signal()
         with m.If(tx.again):
             m.d.sync += again.eq(1)
-        m.d.comb += Cover((F == 4) & again & ~tx.dead)
+        m.d.comb += Cover((F == 2) & again & ~tx.dead)
         return m
 
     def _steps(self, m, upto, counts, said):

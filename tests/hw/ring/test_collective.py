@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-
 from tokenloom.hw.ring.collective import Op, collective, command, duration, sends
 from tokenloom.hw.ring.frame import LANES
 from tokenloom.sim.bench import seeded

@@ -34,7 +34,8 @@ async def reset(dut, latency=10, pace=(1, 1), faults=None):
 async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
     """Sends `count` words; returns the cycles from the first word taken to the last one out."""
     words = [(random.getrandbits(512), random.getrandbits(4)) for _ in range(count)]
-    sent = received = first = 0
+    sent = received = 0
+    first = None
     offered = False
     for cycle in range(most):
         if not offered and sent < count:
@@ -46,7 +47,7 @@ async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
         await RisingEdge(dut.clk)
         if offered and dut.in_ready.value == 1:
             offered = False
-            first = first or cycle
+            first = cycle if first is None else first
             sent += 1
         if dut.out_valid.value == 1 and dut.out_ready.value == 1:
             assert received < sent, "a word nobody sent"

@@ -149,8 +149,14 @@ async def wrong_commands_are_errors(dut):
     "bench",
     [
         {"nodes": [2, 4], "latency": [25], "words": [1, 17, 64], "commands": 12},
-        deep({"nodes": [2, 3, 4, 5, 8], "latency": [2, 25, 50], "words": [1, 2, 33, 61, 127],
-              "commands": 60}),
+        deep(
+            {
+                "nodes": [2, 3, 4, 5, 8],
+                "latency": [2, 25, 50],
+                "words": [1, 2, 33, 61, 127],
+                "commands": 60,
+            }
+        ),
     ],
 )
 def test_ring(bench):
