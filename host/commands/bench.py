@@ -26,6 +26,7 @@ for _group in (
     "speed",
     "hostile",
     "sampler",
+    "ring",
     "generate",
 ):
     import_module(f"tokenloom.host.bench.{_group}")
