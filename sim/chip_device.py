@@ -143,6 +143,8 @@ class ChipDevice:
     power_up : int, optional
         Seed, from 1 on, of the noise with which the chip's registers and memories begin, and the
         channels behind the weights; without, with zeros.
+    soon : bool
+        With a simulator that is soon built and slow.
 
     Raises
     ------
@@ -164,6 +166,7 @@ class ChipDevice:
         *,
         taps: bool = False,
         power_up: int | None = None,
+        soon: bool = False,
     ) -> None:
         self._profile = memory_profile(memory) if isinstance(memory, str) else memory
         self._memory_seed = memory_seed
@@ -172,7 +175,7 @@ class ChipDevice:
         self.hardware, self._power_up = hardware, power_up
         step("lay out the weights")
         self._lay_out(model)
-        library = build(hardware, step, taps=taps, power_up=power_up is not None)
+        library = build(hardware, step, taps=taps, power_up=power_up is not None, soon=soon)
         library.tl_new.restype = ctypes.c_void_p
         library.tl_power_up.restype = ctypes.c_uint64
         for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits", "tl_taps", "tl_pending"):

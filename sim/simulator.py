@@ -38,16 +38,20 @@ __all__ = [
     "write_verilog",
 ]
 
-_TAPS, _POWER_UP, _CARD = "-taps", "-power-up", "-card"  # in the names of folders
+# In the names of folders.
+_TAPS, _POWER_UP, _CARD, _SOONER = "-taps", "-power-up", "-card", "-soon"
 SIMULATED = Identity(version="0.0.1", git="5eed" * 10, modified=True)
 """What a simulated card says of its origin: always the same, so that a simulator serves long."""
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
-_SPEED = (*"-O3 --x-assign fast --noassert -CFLAGS".split(), "-O2 -march=native -fPIC")
+_SPEED = ("-O3", "--x-assign", "fast", "--noassert")
+# Of the C++ compiler: for a simulator that runs long, or one that is soon there.
+_LONG, _SOON = ("-CFLAGS", "-O2 -march=native -fPIC"), ("-CFLAGS", "-O0 -fPIC")
 # What a register without an initial value begins with: zero, or noise from the context's seed.
 _ZERO, _NOISE = ("--x-initial", "fast"), ("--x-initial", "unique")
 _VERILATE = "--cc --build-jobs 2 --top-module bench_top --prefix Vchip --output-split 20000".split()
-_MAKE = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O2", "OPT_SLOW=-O1")
+_MAKE = ("CFG_CXXFLAGS_PCH_I=-include",)
+_MAKE_LONG, _MAKE_SOON = ("OPT_FAST=-O2", "OPT_SLOW=-O1"), ("OPT_FAST=-O0", "OPT_SLOW=-O0")
 
 # Of a tool's log: what is an error, and so many lines go into the message.
 _ERROR = re.compile(r"\berror\b|no space left", re.IGNORECASE)
@@ -200,6 +204,7 @@ def build(
     taps: bool = False,
     power_up: bool = False,
     card: bool = False,
+    soon: bool = False,
 ) -> ctypes.CDLL:
     """The chip's simulator.
 
@@ -214,6 +219,8 @@ def build(
         Of the chip whose registers and memories begin with noise, from the seed it is made with.
     card : bool
         Of the card, whose origin is `SIMULATED`, in place of the chip.
+    soon : bool
+        Compiled in a third of the time, several times slower: for a few short requests.
 
     Raises
     ------
@@ -249,12 +256,14 @@ def build(
         macros["TL_CARD"] = 1
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
     texts = texts | {"bench_top": _bench_top(top, _watched(hardware) if card else {})}
-    options = (*_VERILATE, *VERILATOR_FLAGS, *_SPEED, *(_NOISE if power_up else _ZERO))
-    model = _digest(*texts.values(), *options, *_MAKE)
+    begin, compiled = _NOISE if power_up else _ZERO, _SOON if soon else _LONG
+    options = (*_VERILATE, *VERILATOR_FLAGS, *_SPEED, *compiled, *begin)
+    make = (*_MAKE, *(_MAKE_SOON if soon else _MAKE_LONG))
+    model = _digest(*texts.values(), *options, *make)
     folder = (
         build_root()
         / "simulator"
-        / f"{hardware.name}{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}-{model}"
+        / f"{hardware.name}{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}{_SOONER * soon}-{model}"
     )
     objects, done = folder / "obj", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
@@ -271,7 +280,7 @@ def build(
             verilog = sorted((folder / "rtl").glob("*.v"))
             _run([*command, *map(str, verilog)], env, folder / "verilate.log", lock)
             step("compile the simulator")
-            command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *_MAKE]
+            command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *make]
             _run([*command, "libVchip.a", "libverilated.a"], env, folder / "make.log", lock)
             done.touch()
         if not library.exists():

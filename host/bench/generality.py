@@ -161,7 +161,7 @@ def check_case(case: Case) -> tuple[str, int]:
     checkpoint = random_model(**case.model)
     model = quantise(checkpoint, positions=hardware.maxima.positions)
     prompt = prompt_for(model, case.prompt)
-    chip = ChipDevice(model, hardware)
+    chip = ChipDevice(model, hardware, soon=True)
     operations = 0
     try:
         records = list(chip.generate(prompt, case.new))
