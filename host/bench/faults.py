@@ -187,7 +187,7 @@ def hostile_unrecovered() -> Figure:
     word = ready[0].hardware.memory.port_bits // 8
     kv = chip.program.registers["kv_base"] * word
     span = sum(record.elapsed for record in want)
-    reported = unharmed = wrong = misplaced = after = early = 0
+    reported = writes = unharmed = wrong = misplaced = after = early = 0
     with progress.counter("places", _PLACES) as update:
         for number in range(_PLACES):
             # Weights and embedding rows, or the page of K and V; one channel, or two at once.
@@ -219,6 +219,7 @@ def hostile_unrecovered() -> Figure:
                 early += right and errors > before
             except MemoryFault as fault:
                 reported += 1
+                writes += fault.write
                 place = places.get(fault.channel, -1)
                 misplaced += not fault.address <= place < fault.address + BURST_BYTES
                 wrong += not same_passes(records, want[: len(records)])
@@ -232,10 +233,10 @@ def hostile_unrecovered() -> Figure:
     detail = (
         f"tiny on 'mini' with 4 columns, memory hbm2, {_PLACES} times one or two channels fail for "
         f"good at an address drawn with seed 1, from the start or in the midst of a request: "
-        f"{reported} requests end with a report, {misplaced} of them with another place; "
-        f"{unharmed} need nothing from there any more, {early} of which the chip had read ahead; "
-        f"{wrong} give a wrong token or logit or hang; after a repair {after} of the next requests "
-        f"differ from the ideal memory's"
+        f"{reported} requests end with a report ({writes} of a write), {misplaced} of them of "
+        f"another place; {unharmed} need nothing from there any more, {early} of which the chip "
+        f"had read ahead; {wrong} give a wrong token or logit or hang; after a repair {after} of "
+        f"the next requests differ from the ideal memory's"
     )
     return Figure(value=reported, detail=detail, ok=not wrong + misplaced + after and reported > 0)
 
