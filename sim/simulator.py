@@ -27,6 +27,7 @@ from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_words
 from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.sim.memory import model_sources
+from tokenloom.sim.power_up import without_initial_values
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "build",
     "card_verilog",
     "chip_verilog",
-    "without_initial_values",
     "write_verilog",
 ]
 
@@ -91,30 +91,6 @@ def _emitted(name: str, top: Block) -> dict[str, str]:
         write_verilog(texts, folder)
         (folder / ".done").touch()
     return {path.stem: path.read_text() for path in sorted(folder.glob("*.v"))}
-
-
-# A memory's initial contents, word by word or in loops, and what of them is not zero.
-_CONTENTS = re.compile(
-    r"  (?:integer \w+;\n  )?initial begin\n"
-    r"(?:    for \(.*\)\n|    (?:  )?\S+ ?\[\w+(?:\[\d+:0\])?\] = .*;\n)+  end\n"
-)
-_TABLE = re.compile(r"\] = (?!\d+'[dh]0+;)")
-_REGISTER = re.compile(r"^(  reg (?:\[\d+:0\] )?\S+ +)= \d+'[dhb][0-9a-f]+;$", re.MULTILINE)
-
-
-def without_initial_values(texts: dict[str, str]) -> dict[str, str]:
-    """The chip as it is when power comes up: no register and no memory has a value of its own.
-
-    Only tables keep their contents, as they do where they are ROMs; what begins as all zeros is a
-    buffer. What starts a process in a simulation is no register and stays as well.
-    """
-
-    def contents(match: re.Match[str]) -> str:
-        return match[0] if _TABLE.search(match[0]) else ""
-
-    return {
-        name: _REGISTER.sub(r"\1;", _CONTENTS.sub(contents, text)) for name, text in texts.items()
-    }
 
 
 # Inputs that reach the chip through a register: logic that hangs on an input directly is evaluated
@@ -260,11 +236,8 @@ def build(
     options = (*_VERILATE, *VERILATOR_FLAGS, *_SPEED, *compiled, *begin)
     make = (*_MAKE, *(_MAKE_SOON if soon else _MAKE_LONG))
     model = _digest(*texts.values(), *options, *make)
-    folder = (
-        build_root()
-        / "simulator"
-        / f"{hardware.name}{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}{_SOONER * soon}-{model}"
-    )
+    marks = f"{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}{_SOONER * soon}"
+    folder = build_root() / "simulator" / f"{hardware.name}{marks}-{model}"
     objects, done = folder / "obj", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
     library = folder / f"libchip-{_digest(*sources, defines)}.so"

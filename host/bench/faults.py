@@ -6,9 +6,8 @@ import random
 from typing import TYPE_CHECKING
 
 from tokenloom.host import progress
-from tokenloom.host.bench.hostile import new_chip, same_passes
 from tokenloom.host.bench.registry import Figure, group
-from tokenloom.host.bench.runs import STORY, prepared
+from tokenloom.host.bench.runs import STORY, new_chip, prepared, same_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING
 
 from tokenloom.host import progress
 from tokenloom.host.bench.registry import Figure, group
-from tokenloom.host.bench.runs import STORY, prepared
+from tokenloom.host.bench.runs import STORY, new_chip, prepared, same_passes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tokenloom.compiler.quantise import QuantModel
     from tokenloom.host.prepare import Prepared
-    from tokenloom.sim.chip_device import ChipDevice, Event, PassRecord
+    from tokenloom.sim.chip_device import Event, PassRecord
     from tokenloom.sim.memory import Counters, MemoryProfile
-
-__all__ = ["Request", "hbm2", "new_chip", "played", "same", "same_passes"]
 
 _row = group("Hostile memory")
 
@@ -28,7 +24,7 @@ _ERRORS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class _Played:
     """A request: its passes, every operation's start and end, what the channels have done."""
 
     records: list[PassRecord]
@@ -36,20 +32,7 @@ class Request:
     counters: list[Counters]
 
 
-def new_chip(
-    ready: tuple[Prepared, QuantModel],
-    memory: str | MemoryProfile = "ideal",
-    seed: int = 1,
-) -> ChipDevice:
-    """A chip with a model and a memory of that seed, see `ChipDevice`."""
-    from tokenloom.sim.chip_device import ChipDevice
-
-    hardware, model = ready[0].hardware, ready[1]
-    with progress.steps() as step:
-        return ChipDevice(model, hardware, step, memory, seed)
-
-
-def hbm2(**changed: float) -> MemoryProfile:
+def _hbm2(**changed: float) -> MemoryProfile:
     """The profile of HBM2 with some figures changed."""
     from tokenloom.sim.memory import memory_profile
 
@@ -58,28 +41,16 @@ def hbm2(**changed: float) -> MemoryProfile:
     return dataclasses.replace(profile, **changed)  # type: ignore[arg-type]
 
 
-def played(ready: tuple[Prepared, QuantModel], memory: str | MemoryProfile, seed: int) -> Request:
+def _played(ready: tuple[Prepared, QuantModel], memory: str | MemoryProfile, seed: int) -> _Played:
     """`STORY` and some tokens more, on a new chip."""
     chip = new_chip(ready, memory, seed)
     records = list(chip.generate(ready[0].text.encode(STORY), _NEW))
-    request = Request(records=records, events=chip.events(), counters=chip.memory_counters())
+    request = _Played(records=records, events=chip.events(), counters=chip.memory_counters())
     chip.close()
     return request
 
 
-def same_passes(mine: Sequence[PassRecord], other: Sequence[PassRecord]) -> bool:
-    """Tokens, logits and belt cycles are equal, and each stalled cycle has one cause."""
-    import numpy as np
-
-    return len(mine) == len(other) and all(
-        (a.token, a.scheduled, a.beats) == (b.token, b.scheduled, b.beats)
-        and a.elapsed == a.scheduled + sum(a.stalls.values())
-        and (not a.sample or np.array_equal(np.asarray(a.logits), np.asarray(b.logits)))
-        for a, b in zip(mine, other, strict=True)
-    )
-
-
-def same(mine: Request, other: Request) -> bool:
+def _same(mine: _Played, other: _Played) -> bool:
     """The passes are the same, and the start and end of every operation."""
     return mine.events == other.events and same_passes(mine.records, other.records)
 
@@ -88,11 +59,11 @@ def same(mine: Request, other: Request) -> bool:
 def hostile_is_ideal() -> Figure:
     """Tokens, logits and belt cycles on HBM2 against the ideal memory."""
     ready = prepared("tiny", "mini")
-    want = played(ready, "ideal", 1)
+    want = _played(ready, "ideal", 1)
     equal, stalled = 0, []
     for seed in range(1, _SEEDS + 1):
-        got = played(ready, "hbm2", seed)
-        equal += same(got, want)
+        got = _played(ready, "hbm2", seed)
+        equal += _same(got, want)
         total = sum(record.elapsed for record in got.records)
         stalled.append(100 * (1 - sum(record.scheduled for record in got.records) / total))
     detail = (
@@ -108,13 +79,13 @@ def hostile_is_ideal() -> Figure:
 def hostile_errors() -> Figure:
     """Error responses that the retries make good."""
     ready = prepared("tiny", "mini")
-    want = played(ready, "ideal", 1)
-    profile = hbm2(error_rate=0.01)
+    want = _played(ready, "ideal", 1)
+    profile = _hbm2(error_rate=0.01)
     errors = wrong = requests = 0
     with progress.counter("errors", _ERRORS) as update:
         for seed in range(1, 100):
-            got = played(ready, profile, seed)
-            wrong += not same(got, want)
+            got = _played(ready, profile, seed)
+            wrong += not _same(got, want)
             errors += sum(c.read_errors + c.write_errors for c in got.counters)
             requests += 1
             update(min(errors, _ERRORS))
@@ -137,7 +108,7 @@ def hostile_smollm2() -> Figure:
     clock = hardware.board.clock_mhz
     # A beat of 32 codes with scale and minimum: 4-bit codes in the layers, 8-bit ones in the head.
     layer_bytes, head_bytes = 20, 34
-    profile = hbm2(bytes_per_ns=layer_bytes * clock / 1000)
+    profile = _hbm2(bytes_per_ns=layer_bytes * clock / 1000)
     linear = linear_reader(
         profile, 1, clock_mhz=clock, beat_bytes=hardware.memory.port_bits // 8, cycles=200_000
     )

@@ -13,7 +13,7 @@ from tokenloom.host.jsonfile import write_json
 __all__ = ["Saved", "load", "save", "source_digest"]
 
 _PACKAGES = ("compiler", "host", "hw", "sim")
-_SUFFIXES = {".py", ".cpp", ".h", ".hpp", ".toml"}
+_SUFFIXES = {".py", ".cpp", ".h", ".toml"}
 
 
 @dataclass(frozen=True, kw_only=True)
