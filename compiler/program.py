@@ -16,6 +16,7 @@ from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.memory.tape_format import TapeKind
+from tokenloom.hw.numbers.codebook import CODEBOOK
 from tokenloom.hw.sequencer.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
 from tokenloom.hw.sequencer.registers import MODEL, Select
 
@@ -112,6 +113,8 @@ def configuration(program: Program, hardware: HardwareConfig) -> Iterator[tuple[
             address += 1
     for address, frequency in enumerate(program.frequencies):
         yield Select.FREQUENCIES, address, frequency
+    for address, code in enumerate(CODEBOOK):
+        yield Select.CODEBOOK, address, code
     value = 0
     for name, field_ in MODEL:
         number = program.registers[name]

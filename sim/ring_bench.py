@@ -60,7 +60,8 @@ class Rings:
 
     async def wait(self, cycles: int) -> None:
         """Let the clock run; ends at a falling edge."""
-        await Timer(cycles * CYCLE, "ns")
+        if cycles:
+            await Timer(cycles * CYCLE, "ns")
         await FallingEdge(self.dut.clk)
 
     async def load(self, node: int, words: Words, at: int = 0) -> None:

@@ -22,9 +22,11 @@ __all__ = ["bench", "listing"]
 # Importing a group registers its rows, so this is the table's order.
 for _group in (
     "correctness",
+    "generality",
     "numbers",
     "speed",
     "hostile",
+    "faults",
     "sampler",
     "ring",
     "generate",

@@ -15,7 +15,7 @@ TAG_BITS = 4
 """Bits that travel with a word: its collective, and whether that had an odd number."""
 
 
-class Kind(enum.Enum, shape=2):
+class Kind(enum.Enum, shape=2):  # type: ignore[call-arg]
     """What a data frame holds; two bits, so that the header has two bytes."""
 
     IDLE = 0

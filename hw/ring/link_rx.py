@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data
@@ -73,7 +74,7 @@ class LinkRx(Block):
         credits: int = 128,
         seq_bits: int = SEQ_BITS,
         patience: int = 4096,
-        check: type = Crc32c,
+        check: type[Any] = Crc32c,
     ) -> None:
         check_link(seq_bits, credits=credits)
         if patience < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data
@@ -107,7 +108,7 @@ class LinkTx(Block):
         retries: int = 16,
         idle: int = 16,
         patience: int = 4096,
-        check: type = Crc32c,
+        check: type[Any] = Crc32c,
     ) -> None:
         check_link(seq_bits, window=window, credits=credits)
         counts = {"timeout": timeout, "retries": retries, "idle": idle, "patience": patience}
