@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenloom.hw.numbers.tables import (
+    ACTIVATIONS,
     EPS_FRAC,
     SILU_C1_FRAC,
     SILU_C2_FRAC,
+    activation_coefficients,
     exp2_table,
     recip_table,
     rsqrt_table,
@@ -23,6 +25,7 @@ from tokenloom.hw.numbers.tables import (
 
 __all__ = [
     "ACC_BITS",
+    "ACTIVATIONS",
     "ACTIVATION_BITS",
     "ACTIVATION_SHIFT_MAX",
     "BLOCK",
@@ -33,6 +36,7 @@ __all__ = [
     "SCORE_FRAC",
     "SUM_BITS",
     "WEIGHT_BITS",
+    "activate",
     "bit_length",
     "context",
     "decode_scale",
@@ -88,6 +92,8 @@ RSQRT_CLAMP = (1 << RSQRT_FRAC) - 1
 SS_BITS = 80  # sum of squares of a row
 SUM_TOTAL_BITS = SS_BITS + EPS_FRAC  # the same with epsilon's fraction bits
 EPS_BITS = 64  # epsilon as it is added there
+TOTAL_BITS = 48  # sum of a row, signed: up to 2^16 values
+GAIN_BITS = 16  # a norm's gain, signed
 NORM_FRAC = 16  # fraction bits that a norm's result has more than its gain
 # What k has too much in it: y's bits beyond NORM_FRAC less the root of epsilon's fraction bits.
 NORM_SHIFT = RSQRT_FRAC - NORM_FRAC - EPS_FRAC // 2
@@ -508,18 +514,20 @@ def context(acc: npt.ArrayLike, den: npt.ArrayLike, floor: int) -> tuple[Int, in
     return value, first + second
 
 
-def silu(gate: npt.ArrayLike) -> Int:
-    """Point 13: SiLU by its even part, 16 quadratic segments.
+def activate(gate: npt.ArrayLike, activation: str = "silu") -> Int:
+    """Point 13: SiLU or GELU by its even part, 16 quadratic segments.
 
     Two multiplications in sequence, 17 x 17 and 17 x 23 bits signed::
 
         h  = C1 + rs(C2 u, 13)                20 fraction bits
         e2 = rs((C0 << 16) + h u, 20)         16 fraction bits, twice the even part
-        silu = rs(g + e2, 1)
+        f  = rs(g + e2, 1)
 
     Parameters
     ----------
     gate : fixed32 array, 16 fraction bits
+    activation : str
+        One of ACTIVATIONS.
 
     Returns
     -------
@@ -531,15 +539,24 @@ def silu(gate: npt.ArrayLike) -> Int:
     wide = a >= SILU_KNEE
     segment = np.where(wide, 4 + (a >> GATE_FRAC), a >> (GATE_FRAC - 1))
     u = np.where(wide, a & 0xFFFF, a & 0x7FFF)
-    c0, c1, c2 = np.asarray(silu_coefficients(), dtype=np.int64).T
+    c0, c1, c2 = np.asarray(activation_coefficients(activation), dtype=np.int64).T
     h = c1[segment] + round_shift(c2[segment] * u, SILU_SLOPE_SHIFT)
     e2 = round_shift((c0[segment] << SILU_OFFSET_FRAC) + h * u, SILU_VALUE_SHIFT)
     e2 = np.where(magnitude >= SILU_LIMIT, magnitude, e2)
     return round_shift(g + e2, 1)
 
 
-def swiglu(gate: npt.ArrayLike, up: npt.ArrayLike, shift: int) -> tuple[Int, int]:
-    """Point 14: h = sat32(rs(silu(gate) up, 16 + f_up - f_h)).
+def silu(gate: npt.ArrayLike) -> Int:
+    """Point 13 for SiLU."""
+    return activate(gate, "silu")
+
+
+def swiglu(
+    gate: npt.ArrayLike, up: npt.ArrayLike, shift: int, activation: str = "silu"
+) -> tuple[Int, int]:
+    """Point 14: h = sat32(rs(f(gate) up, 16 + f_up - f_h)); f is SiLU unless said otherwise.
+
+    Without a gate of its own a network has up = 2^16, that is 1.
 
     Parameters
     ----------
@@ -554,4 +571,4 @@ def swiglu(gate: npt.ArrayLike, up: npt.ArrayLike, shift: int) -> tuple[Int, int
     count : int
     """
     # Fits: 2^31 * 2^31, and the half of a shift up to 62 adds 2^61.
-    return sat32(round_shift(silu(gate) * np.asarray(up, dtype=np.int64), shift))
+    return sat32(round_shift(activate(gate, activation) * np.asarray(up, dtype=np.int64), shift))

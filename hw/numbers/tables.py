@@ -12,6 +12,8 @@ from functools import cache
 from math import isqrt
 
 __all__ = [
+    "ACTIVATIONS",
+    "activation_coefficients",
     "exp2_table",
     "gumbel_segments",
     "recip_table",
@@ -127,19 +129,62 @@ def _twice_even_silu(x: Decimal) -> Decimal:
     return x * (1 - decay) / (1 + decay)
 
 
-@cache
+def _erf(z: Decimal) -> Decimal:
+    """Error function of z >= 0: 2/sqrt(pi) exp(-z^2) sum of 2^n z^(2n+1) / (2n+1)!!, all positive.
+
+    Abramowitz and Stegun, 7.1.6.
+    """
+    term = total = z
+    n = 1
+    while term > total * Decimal(10) ** -(_DIGITS - 5):
+        term = term * 2 * z * z / (2 * n + 1)
+        total += term
+        n += 1
+    return 2 / _PI.sqrt() * (-z * z).exp() * total
+
+
+def _twice_even_gelu(x: Decimal) -> Decimal:
+    """2e(x) = x erf(x / sqrt 2), twice the even part of x Phi(x)."""
+    return x * _erf(x / Decimal(2).sqrt())
+
+
+def _twice_even_gelu_tanh(x: Decimal) -> Decimal:
+    """2e(x) = x tanh(sqrt(2 / pi) (x + 0.044715 x^3)): Hendrycks and Gimpel's approximation."""
+    decay = (-2 * (2 / _PI).sqrt() * (x + Decimal("0.044715") * x * x * x)).exp()
+    return x * (1 - decay) / (1 + decay)
+
+
+_TWICE_EVEN = {
+    "silu": _twice_even_silu,
+    "gelu": _twice_even_gelu,
+    "gelu_tanh": _twice_even_gelu_tanh,
+}
+ACTIVATIONS = tuple(_TWICE_EVEN)
+
+
 def silu_coefficients() -> tuple[tuple[int, int, int], ...]:
-    """Quadratics for 2e(x) = x tanh(x / 2) on the 16 segments of [0, 12) (point 13).
+    """`activation_coefficients` of SiLU: C0 has 24 bits unsigned, C1 22 and C2 17 bits signed."""
+    return activation_coefficients("silu")
+
+
+@cache
+def activation_coefficients(activation: str) -> tuple[tuple[int, int, int], ...]:
+    """Quadratics for twice the even part of a function on the 16 segments of [0, 12) (point 13).
 
     Each is the interpolation at the segment's three Chebyshev nodes (within a few per cent of
     minimax), rewritten around the segment's left end and rounded.
+
+    Parameters
+    ----------
+    activation : str
+        One of ACTIVATIONS.
 
     Returns
     -------
     tuple of (C0, C1, C2)
         16 triples with 20, 20 and 17 fraction bits, for u = x - (left end) as a real number.
-        C0 has 24 bits unsigned, C1 22 bits signed, C2 17 bits signed.
     """
+    twice_even = _TWICE_EVEN[activation]
     result = []
     with localcontext() as context:
         context.prec = _DIGITS
@@ -149,14 +194,14 @@ def silu_coefficients() -> tuple[tuple[int, int, int], ...]:
             half = width / 2
             node = half * Decimal(3).sqrt() / 2
             low, middle, high = (
-                _twice_even_silu(left + half + offset) for offset in (-node, Decimal(0), node)
+                twice_even(left + half + offset) for offset in (-node, Decimal(0), node)
             )
             slope = (high - low) / (2 * node)
             curve = (high + low - 2 * middle) / (2 * node * node)
             c0 = middle - slope * half + curve * half * half
             c1 = slope - 2 * curve * half
             if segment == 0:
-                c0 = Decimal(0)  # so that SiLU(0) = 0 exactly; the fit has -1.2e-4 here
+                c0 = Decimal(0)  # so that f(0) = 0 exactly; SiLU's fit has -1.2e-4 here
             result.append(
                 (
                     _round(c0 * (1 << SILU_C0_FRAC)),

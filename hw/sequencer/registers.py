@@ -6,7 +6,9 @@ from amaranth.lib import data
 
 from tokenloom.hw.numbers.formats import EPS_BITS
 
-__all__ = ["MODEL", "Select"]
+__all__ = ["MODEL", "VOCAB_BITS", "Select"]
+
+VOCAB_BITS = 20
 
 MODEL = data.StructLayout(
     {
@@ -27,6 +29,7 @@ MODEL = data.StructLayout(
         "embedding_blocks": 12,
         "embedding_four_bit": 1,
         "width": 17,
+        "vocab": VOCAB_BITS,
         "layer_blocks": 10,  # K and V blocks that a row writes per layer
     }
 )
