@@ -259,16 +259,48 @@ def run_command(
     metavar="DIR",
     help="Folder for the Verilog, one file per module.",
 )
+@click.option(
+    "--block",
+    metavar="NAME",
+    help="One block of the catalog alone (docs/blocks); -P sets its parameters.",
+)
 def generate_command(
-    model: str, board: str, overrides: tuple[str, ...], json_file: Path | None, out: Path
+    model: str,
+    board: str,
+    overrides: tuple[str, ...],
+    json_file: Path | None,
+    out: Path,
+    block: str | None,
 ) -> None:
-    """Write the chip's Verilog, one file per module."""
-    from tokenloom.host.commands.generate import generate
+    """Write the chip's Verilog, or a block's, one file per module."""
+    if block is None:
+        from tokenloom.host.commands.generate import generate
 
-    result = generate(model=model, board=board, overrides=overrides, out=out)
+        result = generate(model=model, board=board, overrides=overrides, out=out)
+    else:
+        from tokenloom.host.commands.generate_block import generate_block
+
+        result = generate_block(name=block, overrides=overrides, out=out)
     if json_file is not None:
         write_json(json_file, result)
     click.echo(f"{result['files']} files, {result['bytes']:,} bytes in {out}")
+
+
+@cli.command("blocks")
+@click.option(
+    "--markdown",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write every block's page and wave, and an index.",
+)
+def blocks_command(markdown: Path | None) -> None:
+    """List the blocks that can be used alone."""
+    from tokenloom.host.commands.blocks import listing, write_pages
+
+    if markdown is not None:
+        write_pages(markdown)
+    for line in listing():
+        click.echo(line)
 
 
 @cli.command("schedule")
