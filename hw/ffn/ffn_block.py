@@ -68,8 +68,10 @@ class FfnBlock(Block):
         second; tile by tile (row n in column n mod C), in a tile block by block. Gate row i is row
         2 i of the first matrix, up row i is row 2 i + 1. Rows of a last tile beyond the matrix are
         of no account.
-    read_en, read_row, read_addr : In; read_data : Out(32 * norm_lanes)
-        A word of the residual, one cycle later. Not during a run.
+    read_en, read_row, read_addr : In
+        Read a word of the residual. Not during a run.
+    read_data : Out(32 * norm_lanes)
+        The word, one cycle later.
     saturated : Out(1)
         Strobe: a value was clamped.
 
