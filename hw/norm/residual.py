@@ -94,6 +94,8 @@ class Residual(Block):
             raise ValueError(f"norm_lanes = {norm_lanes}: allowed are 1, 2, 4, 8, 16 and 32")
         if update_lanes not in (1, norm_lanes):
             raise ValueError(f"update_lanes = {update_lanes}: allowed are 1 and {norm_lanes}")
+        if total and width > 1 << 16:
+            raise ValueError(f"width = {width}: with total allowed is 1..{1 << 16}")
         if taps and update_lanes > 1:
             raise ValueError("taps = True shows one lane: update_lanes has to be 1")
         self._width, self._lanes, self._taps = width, norm_lanes, taps

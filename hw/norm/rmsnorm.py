@@ -125,6 +125,8 @@ class RmsNorm(Block):
             raise ValueError(f"norm_lanes = {norm_lanes}: allowed are 1, 2, 4, 8, 16 and 32")
         if norms < 1:
             raise ValueError(f"norms = {norms} is impossible: allowed is 1 or more")
+        if layer_norm and width > 1 << 16:
+            raise ValueError(f"width = {width}: with layer_norm allowed is 1..{1 << 16}")
         if not 1 <= read_latency <= 4:
             raise ValueError(f"read_latency = {read_latency} is impossible: allowed is 1..4")
         self._rows, self._width, self._lanes, self._norms = rows, width, norm_lanes, norms

@@ -146,6 +146,8 @@ def test_parameters() -> None:
         Residual(width=0, norm_lanes=8)
     with pytest.raises(ValueError, match="norm_lanes = 3"):
         Residual(width=64, norm_lanes=3)
+    with pytest.raises(ValueError, match="width = 65537: with total"):
+        Residual(width=65537, norm_lanes=8, total=True)
     with pytest.raises(ValueError, match="update_lanes = 2"):
         Residual(width=64, norm_lanes=8, update_lanes=2)
     with pytest.raises(ValueError, match="taps"):
