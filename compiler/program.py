@@ -360,6 +360,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         "embedding_blocks": image.embedding_blocks,
         "embedding_four_bit": int(image.embedding_four_bit),
         "width": shape.width,
+        "vocab": shape.vocab,
         "layer_blocks": 2 * shape.kv_heads * dim_blocks,
     }
     return Program(

@@ -43,7 +43,7 @@ class Chip(Block):
     Members
     -------
     cfg_we, cfg_sel, cfg_addr, cfg_data : In, configuration writes (`registers.Select`), while idle
-    req_*, prompt_*, out_*, failed : the token loop, see `PassControl`
+    req_*, prompt_*, out_*, failed, refused_ids : the token loop, see `PassControl`
     fault : Out(1), while `failed` is high: the memory's errors were the reason; fault_channel,
         fault_addr, fault_write : Out, whose burst failed after every retry
     ar_*, r_*, aw_*, w_*, b_* : C AXI3 ports packed, in bursts of 512 bytes and 16 beats at most; a
@@ -90,6 +90,7 @@ class Chip(Block):
                 "out_token": Out(self._vocab_bits),
                 "out_last": Out(1),
                 "failed": Out(1),
+                "refused_ids": Out(32),
                 "fault": Out(1),
                 "fault_write": Out(1),
                 "fault_channel": Out(max(1, (c - 1).bit_length())),
@@ -208,11 +209,12 @@ class Chip(Block):
                      "req_sampling", "prompt_valid", "prompt_token"):  # fmt: skip
             m.d.comb += getattr(control, name).eq(getattr(self, name))
         for name in ("req_ready", "prompt_ready", "out_valid", "out_token", "out_last", "failed",
-                     "restart", "rows_used", "pos", "sample"):  # fmt: skip
+                     "restart", "rows_used", "pos", "sample", "refused_ids"):  # fmt: skip
             m.d.comb += getattr(self, name).eq(getattr(control, name))
         m.d.comb += [
             control.embedding_base.eq(registers.embedding_base),
             control.embedding_stride.eq(registers.embedding_stride),
+            control.vocab.eq(registers.vocab),
             control.en.eq(en),
             control.over.eq(core.over),
             control.tokens.eq(core.token),

@@ -319,7 +319,8 @@ class ChipDevice:
                 if status == 3:
                     self._raise_memory_error()
                     raise TokenloomError(
-                        "the chip ended the request: no free KV page, or its context is full"
+                        "the chip ended the request: no free KV page, its context is full, or a "
+                        "token is none of the model's"
                     )
                 if status == 4:
                     raise TokenloomError(f"the chip did not answer within {_PATIENCE} cycles")

@@ -412,6 +412,20 @@ def test_prompt_longer_than_the_chip_context(more, device):
     check(chip, prompt, 4)
 
 
+def test_an_unknown_id_costs_only_its_request(device, monkeypatch):
+    """The chip looks too: nothing is read for it, and the next request is good."""
+    model = quantise(random_model(**SMALL))
+    chip = device(model)
+    with monkeypatch.context() as patched:
+        patched.setattr(chip_device, "check_request", lambda *arguments: None)
+        for place, wrong in ((0, SMALL["vocab"]), (ROWS - 1, (1 << 32) - 1), (ROWS, 1 << 31)):
+            prompt = prompt_for(model, 2 * ROWS + 3)
+            prompt[place] = wrong
+            with pytest.raises(TokenloomError, match="none of the model's"):
+                list(chip.generate(prompt, 2))
+            check(chip, prompt_for(model, 3), 3)
+
+
 @pytest.mark.parametrize(
     "request_",
     [

@@ -29,6 +29,7 @@ for _group in (
     "faults",
     "sampler",
     "ring",
+    "blocks_norm_ffn",
     "generate",
 ):
     import_module(f"tokenloom.host.bench.{_group}")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Signal, signed
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Cat, Module, Signal, Value, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.norm.rsqrt import Rsqrt
-from tokenloom.hw.numbers.arith import or_tree, round_shift, sat32
-from tokenloom.hw.numbers.formats import BLOCK
+from tokenloom.hw.norm.norm_lane import NormLane
+from tokenloom.hw.norm.norm_root import NormRoot
+from tokenloom.hw.numbers.arith import or_tree
+from tokenloom.hw.numbers.formats import (
+    BLOCK,
+    EPS_BITS,
+    GAIN_BITS,
+    RSQRT_FRAC,
+    SS_BITS,
+    TOTAL_BITS,
+)
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["RmsNorm"]
 
-SS_BITS = 80
-GAIN_BITS = 16
-EPS_BITS = 48
-
 
 class RmsNorm(Block):
-    """`v = sat32(rs(r·g·y, k))` with `y, k = rsqrt(ss + eps)`, row after row.
+    """`v = sat32(rs(r·g·y, max(k - 7, 0)))` with `y, k = rsqrt((ss << 16) + eps)`, row after row.
 
     One scan unit serves all rows; the reciprocal root of row r + 1 is computed while row r is
     scanned.
@@ -36,6 +42,9 @@ class RmsNorm(Block):
         Gain vectors in the gain memory, 1 or more. One takes ⌈width/32⌉·32/norm_lanes words.
     read_latency : int
         Cycles from `res_addr` to `res_data`, 1..4 (1 without a register after the memories).
+    layer_norm : bool
+        Subtract the mean and add a bias (docs/numbers.md, point 21); without it nothing of that is
+        built.
 
     Members
     -------
@@ -48,7 +57,7 @@ class RmsNorm(Block):
         are 0 in the memory, so what lies there in the residual memory does not matter.
     gain_base : In
         Word address of the operation's gains.
-    eps : In(48)
+    eps : In(64)
         `eps_int`, 1 or more.
     floor : In(5)
         The quantiser's floor. (These five are read in the cycle of `start`.)
@@ -76,6 +85,10 @@ class RmsNorm(Block):
     cfg_we, cfg_addr, cfg_data : In
         Write a word of norm_lanes gains (int16, lane i in bits 16i..16i+15), not during an
         operation. A belt port: nothing is written while `en` is low.
+    total : In(48 * rows), count : In(range(width + 1))
+        With `layer_norm`: each row's sum, which rests as `ss` does, and D, read at `start`.
+    bias_we, bias_addr, bias_data : In
+        With `layer_norm`: as `cfg_`, a word of norm_lanes biases (fixed32 of the result's format).
 
     Latency
     -------
@@ -83,7 +96,7 @@ class RmsNorm(Block):
 
     Duration
     --------
-    `duration(...)` belt cycles from `start` to `q_last`. A row takes `words` cycles, or `INTERVAL`
+    `duration(...)` belt cycles from `start` to `q_last`. A row takes `words` cycles, or `interval`
     when it is shorter than its reciprocal root.
 
     Raises
@@ -92,15 +105,17 @@ class RmsNorm(Block):
         When a parameter is out of its range.
     """
 
-    # From the cycle in which a row is let go to the next one's root.
     module_name = "rmsnorm"
 
-    INTERVAL = 2 + Rsqrt.LATENCY
-    # From the data of a block's last word to q_valid.
-    PIPELINE = 6
-
     def __init__(
-        self, *, rows: int, width: int, norm_lanes: int, norms: int, read_latency: int = 1
+        self,
+        *,
+        rows: int,
+        width: int,
+        norm_lanes: int,
+        norms: int,
+        read_latency: int = 1,
+        layer_norm: bool = False,
     ) -> None:
         if not 1 <= rows <= 32:
             raise ValueError(f"rows = {rows} is impossible: allowed is 1..32")
@@ -110,14 +125,29 @@ class RmsNorm(Block):
             raise ValueError(f"norm_lanes = {norm_lanes}: allowed are 1, 2, 4, 8, 16 and 32")
         if norms < 1:
             raise ValueError(f"norms = {norms} is impossible: allowed is 1 or more")
+        if layer_norm and width > 1 << 16:
+            raise ValueError(f"width = {width}: with layer_norm allowed is 1..{1 << 16}")
         if not 1 <= read_latency <= 4:
             raise ValueError(f"read_latency = {read_latency} is impossible: allowed is 1..4")
         self._rows, self._width, self._lanes, self._norms = rows, width, norm_lanes, norms
-        self._read_latency = read_latency
+        self._read_latency, self._layer_norm = read_latency, layer_norm
+        self._count_bits = width.bit_length() if layer_norm else 0
+        self._lane = NormLane(count_bits=self._count_bits)
+        # From the cycle in which a row is let go to the next one's root.
+        self.interval = 1 + NormRoot(count_bits=self._count_bits).latency
+        # From the data of a block's last word to q_valid.
+        self.pipeline = self._lane.latency + 1
         self._per_block = BLOCK // norm_lanes
         self._blocks = -(-width // BLOCK)
         self._words = self._blocks * self._per_block
         gain_addr = range(max(2, norms * self._words))
+        mean = {
+            "total": In(TOTAL_BITS * rows),
+            "count": In(max(1, self._count_bits)),
+            "bias_we": In(1),
+            "bias_addr": In(gain_addr),
+            "bias_data": In(32 * norm_lanes),
+        }
         super().__init__(
             {
                 "start": In(1),
@@ -142,9 +172,12 @@ class RmsNorm(Block):
                 "cfg_we": In(1),
                 "cfg_addr": In(gain_addr),
                 "cfg_data": In(GAIN_BITS * norm_lanes),
+                **(mean if layer_norm else {}),
             },
-            params=(rows, width, norm_lanes, norms, read_latency),
+            params=(rows, width, norm_lanes, norms, read_latency, layer_norm),
         )
+        if layer_norm:
+            self.module_name = "layer_norm"
 
     @property
     def rows(self) -> int:
@@ -167,12 +200,12 @@ class RmsNorm(Block):
 
     def first_block(self) -> int:
         """Belt cycles from `start` to the first `q_valid`."""
-        return self.INTERVAL + self._per_block + self._read_latency + self.PIPELINE
+        return self.interval + self._per_block + self._read_latency + self.pipeline
 
     def duration(self, *, rows_count: int, words: int) -> int:
         """Belt cycles from `start` to `q_last`."""
-        row = max(words, self.INTERVAL)
-        return self.INTERVAL + (rows_count - 1) * row + words + self._read_latency + self.PIPELINE
+        row = max(words, self.interval)
+        return self.interval + (rows_count - 1) * row + words + self._read_latency + self.pipeline
 
     def elaborate(self, platform: object) -> Module:
         """Roots in one chain, words in another; a row's words follow when its root is there."""
@@ -193,22 +226,22 @@ class RmsNorm(Block):
                 self.q_floor.eq(self.floor),
             ]
 
-        # Roots: pick a row's ss, add eps, rsqrt. `go` lets the row's scan begin.
-        m.submodules.rsqrt = instance(rsqrt := Rsqrt(), en=self.en)
+        # Roots: pick a row's sums. `go` lets the row's scan begin.
+        root = NormRoot(count_bits=self._count_bits)
+        m.submodules.root = instance(root, en=self.en)
         pick, go, ready = Signal(), Signal(), Signal()
         rows_picked = Signal.like(self.rows_count, reset_less=True)
-        m.d.sync += [
-            pick.eq(self.start | (go & (rows_picked != rows_count))),
-            rsqrt.in_valid.eq(pick),
-        ]
+        m.d.sync += pick.eq(self.start | (go & (rows_picked != rows_count)))
         with m.If(self.start):
             m.d.sync += rows_picked.eq(0)
-        sums = Array([self.ss.word_select(row, SS_BITS) for row in range(self._rows)])
         with m.If(pick):
-            m.d.sync += [
-                rows_picked.eq(rows_picked + 1),
-                rsqrt.s.eq(sums[rows_picked[: len(self.res_row)]] + eps),
-            ]
+            m.d.sync += rows_picked.eq(rows_picked + 1)
+        sums = Array([self.ss.word_select(row, SS_BITS) for row in range(self._rows)])
+        m.d.comb += [
+            root.in_valid.eq(pick),
+            root.ss.eq(sums[rows_picked[: len(self.res_row)]]),
+            root.eps.eq(eps),
+        ]
 
         # Words: res_en, res_row and res_addr are the scan's registers.
         word_end = Signal()
@@ -216,11 +249,11 @@ class RmsNorm(Block):
         gain_addr = Signal.like(self.gain_base, reset_less=True)
         m.d.comb += [
             word_end.eq(self.res_addr == words - 1),
-            go.eq((rsqrt.out_valid | ready) & (~self.res_en | word_end)),
+            go.eq((root.out_valid | ready) & (~self.res_en | word_end)),
         ]
         with m.If(go):
             m.d.sync += ready.eq(0)
-        with m.Elif(rsqrt.out_valid):
+        with m.Elif(root.out_valid):
             m.d.sync += ready.eq(1)
         with m.If(self.start):
             m.d.sync += first_row.eq(1)
@@ -243,7 +276,7 @@ class RmsNorm(Block):
 
         # What travels with a word: stage 0 is the read, stage `data` has the residuals.
         data = self._read_latency
-        stages = data + self.PIPELINE
+        stages = data + self.pipeline
         first, last = Signal(), Signal()
         m.d.comb += [
             first.eq(~self.res_addr.any()),
@@ -283,41 +316,39 @@ class RmsNorm(Block):
             gain_addr = follower
         m.d.comb += [read.en.eq(valid[data - 1]), read.addr.eq(gain_addr)]
 
-        # The row's y and k: taken over when the row's first word comes to where they are used.
-        # (The next root is at least INTERVAL cycles behind the scan's begin.)
-        y, k = Signal(16, reset_less=True), Signal(6, reset_less=True)
-        with m.If(valid[data + 1] & chain[data + 1][3]):
-            m.d.sync += y.eq(rsqrt.y)
-        with m.If(valid[data + 3] & chain[data + 3][3]):
-            m.d.sync += k.eq(rsqrt.k)
+        # The row's y and shift: taken over when the row's first word comes to where they are used.
+        # (The next root is at least `interval` cycles behind the scan's begin.)
+        y, shift = Signal(RSQRT_FRAC, reset_less=True), Signal(6, reset_less=True)
+        y_at, shift_at = data + self._lane.y_stage - 1, data + self._lane.shift_stage - 1
+        with m.If(valid[y_at] & chain[y_at][3]):
+            m.d.sync += y.eq(root.y)
+        with m.If(valid[shift_at] & chain[shift_at][3]):
+            m.d.sync += shift.eq(root.shift)
 
-        # Per lane: r·g in two cycles, ·y in two, rounding shift, clamp into the block's register.
+        # The lanes, and the block's register behind them.
         part_bits = per_block.bit_length() - 1
-        place = chain[data + 5][1][:part_bits]
+        end_at = data + self._lane.latency
+        place = chain[end_at][1][:part_bits]
         clamped = []
-        for lane in range(lanes):
-            product = [
-                Signal(signed(bits), name=f"product{step}_{lane}", reset_less=True)
-                for step, bits in ((1, 48), (2, 48), (3, 64), (4, 64))
+        units = [NormLane(count_bits=self._count_bits) for _ in range(lanes)]
+        if self._layer_norm:
+            self._mean(m, chain, gain_addr, units, root, rows_picked)
+        for lane, unit in enumerate(units):
+            m.submodules[f"lane{lane}"] = instance(unit, en=self.en)
+            m.d.comb += [
+                unit.stage.eq(Cat(valid[data:end_at])),
+                unit.residual.eq(self.res_data.word_select(lane, 32)),
+                unit.gain.eq(read.data.word_select(lane, GAIN_BITS)),
+                unit.y.eq(y),
+                unit.shift.eq(shift),
             ]
-            rounded = Signal(signed(64), name=f"rounded_{lane}", reset_less=True)
-            residual = self.res_data.word_select(lane, 32).as_signed()
-            gain = read.data.word_select(lane, GAIN_BITS).as_signed()
-            for step, source in enumerate(
-                (residual * gain, product[0], (product[1] * y)[:64], product[2])
-            ):
-                with m.If(valid[data + step]):
-                    m.d.sync += product[step].eq(source)
-            with m.If(valid[data + 4]):
-                m.d.sync += rounded.eq(round_shift(product[3], k))
-            value, saturated = sat32(rounded)
-            clamped.append(saturated)
+            clamped.append(unit.saturated)
             for part in range(per_block):
-                with m.If(valid[data + 5] & (place == part if part else ~place.any())):
-                    m.d.sync += self.q_values.word_select(part * lanes + lane, 32).eq(value)
+                with m.If(valid[end_at] & (place == part if part else ~place.any())):
+                    m.d.sync += self.q_values.word_select(part * lanes + lane, 32).eq(unit.value)
 
         # The block.
-        end, word, row, _, is_last = chain[data + 5]
+        end, word, row, _, is_last = chain[end_at]
         block_end = Signal()
         m.d.comb += block_end.eq(end & place.all())
         any_clamped, some = Signal(), Signal()
@@ -333,3 +364,46 @@ class RmsNorm(Block):
         with m.If(block_end):
             m.d.sync += [self.q_row.eq(row), self.q_block.eq(word[part_bits:])]
         return m
+
+    def _mean(
+        self,
+        m: Module,
+        chain: Sequence[Sequence[Value]],
+        addr: Signal,
+        units: Sequence[NormLane],
+        root: NormRoot,
+        picked: Signal,
+    ) -> None:
+        """What LayerNorm needs beside: D, the rows' sums, and the biases."""
+        count = Signal.like(self.count, reset_less=True)
+        with m.If(self.start):
+            m.d.sync += count.eq(self.count)
+        data = self._read_latency
+        last = data + self._lane.latency - 1
+        totals = Array([self.total.word_select(r, TOTAL_BITS) for r in range(self._rows)])
+        total = Signal(signed(TOTAL_BITS), reset_less=True)
+        with m.If(chain[data][0]):
+            m.d.sync += total.eq(totals[self.data_row])
+        m.d.comb += [root.count.eq(count), root.total.eq(totals[picked[: len(self.res_row)]])]
+        m.submodules.biases = biases = Memory(
+            shape=32 * self._lanes, depth=self._norms * self._words, init=[]
+        )
+        write, read = biases.write_port(), biases.read_port()
+        for stage in range(data, last):
+            follower = Signal.like(addr, name=f"bias_addr{stage}", reset_less=True)
+            with m.If(chain[stage - 1][0]):
+                m.d.sync += follower.eq(addr)
+            addr = follower
+        m.d.comb += [
+            write.en.eq(self.bias_we),
+            write.addr.eq(self.bias_addr),
+            write.data.eq(self.bias_data),
+            read.en.eq(chain[last - 1][0]),
+            read.addr.eq(addr),
+        ]
+        for lane, unit in enumerate(units):
+            m.d.comb += [
+                unit.count.eq(count),
+                unit.total.eq(total),
+                unit.bias.eq(read.data.word_select(lane, 32)),
+            ]

@@ -12,6 +12,8 @@ from functools import cache
 from math import isqrt
 
 __all__ = [
+    "ACTIVATIONS",
+    "activation_coefficients",
     "exp2_table",
     "gumbel_segments",
     "log2_e",
@@ -28,7 +30,8 @@ __all__ = [
 _DIGITS = 50
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097")
 
-RSQRT_CLAMP = 65535
+RSQRT_SEED_MAX = 65535
+EPS_FRAC = 16  # fraction bits, below those of the sum of squares, that epsilon brings
 SINE_AMPLITUDE = 65535
 SINE_ENTRIES = 2048
 EXP2_ENTRIES = 2048
@@ -76,7 +79,9 @@ def rsqrt_table() -> tuple[int, ...]:
         Only 256..1023 are addressed; the entries below 256 are all 65535.
     """
     # 2^16 / sqrt((2i + 1) / 512) = sqrt(2^41 / (2i + 1)); a rounded root is isqrt(4v) + 1 >> 1.
-    return tuple(min(RSQRT_CLAMP, (isqrt((1 << 43) // (2 * i + 1)) + 1) >> 1) for i in range(1024))
+    return tuple(
+        min(RSQRT_SEED_MAX, (isqrt((1 << 43) // (2 * i + 1)) + 1) >> 1) for i in range(1024)
+    )
 
 
 @cache
@@ -130,19 +135,62 @@ def _twice_even_silu(x: Decimal) -> Decimal:
     return x * (1 - decay) / (1 + decay)
 
 
-@cache
+def _erf(z: Decimal) -> Decimal:
+    """Error function of z >= 0: 2/sqrt(pi) exp(-z^2) sum of 2^n z^(2n+1) / (2n+1)!!, all positive.
+
+    Abramowitz and Stegun, 7.1.6.
+    """
+    term = total = z
+    n = 1
+    while term > total * Decimal(10) ** -(_DIGITS - 5):
+        term = term * 2 * z * z / (2 * n + 1)
+        total += term
+        n += 1
+    return 2 / _PI.sqrt() * (-z * z).exp() * total
+
+
+def _twice_even_gelu(x: Decimal) -> Decimal:
+    """2e(x) = x erf(x / sqrt 2), twice the even part of x Phi(x)."""
+    return x * _erf(x / Decimal(2).sqrt())
+
+
+def _twice_even_gelu_tanh(x: Decimal) -> Decimal:
+    """2e(x) = x tanh(sqrt(2 / pi) (x + 0.044715 x^3)): Hendrycks and Gimpel's approximation."""
+    decay = (-2 * (2 / _PI).sqrt() * (x + Decimal("0.044715") * x * x * x)).exp()
+    return x * (1 - decay) / (1 + decay)
+
+
+_TWICE_EVEN = {
+    "silu": _twice_even_silu,
+    "gelu": _twice_even_gelu,
+    "gelu_tanh": _twice_even_gelu_tanh,
+}
+ACTIVATIONS = tuple(_TWICE_EVEN)
+
+
 def silu_coefficients() -> tuple[tuple[int, int, int], ...]:
-    """Quadratics for 2e(x) = x tanh(x / 2) on the 16 segments of [0, 12) (point 13).
+    """`activation_coefficients` of SiLU: C0 has 24 bits unsigned, C1 22 and C2 17 bits signed."""
+    return activation_coefficients("silu")
+
+
+@cache
+def activation_coefficients(activation: str) -> tuple[tuple[int, int, int], ...]:
+    """Quadratics for twice the even part of a function on the 16 segments of [0, 12) (point 13).
 
     Each is the interpolation at the segment's three Chebyshev nodes (within a few per cent of
     minimax), rewritten around the segment's left end and rounded.
+
+    Parameters
+    ----------
+    activation : str
+        One of ACTIVATIONS.
 
     Returns
     -------
     tuple of (C0, C1, C2)
         16 triples with 20, 20 and 17 fraction bits, for u = x - (left end) as a real number.
-        C0 has 24 bits unsigned, C1 22 bits signed, C2 17 bits signed.
     """
+    twice_even = _TWICE_EVEN[activation]
     result = []
     with localcontext() as context:
         context.prec = _DIGITS
@@ -152,14 +200,14 @@ def silu_coefficients() -> tuple[tuple[int, int, int], ...]:
             half = width / 2
             node = half * Decimal(3).sqrt() / 2
             low, middle, high = (
-                _twice_even_silu(left + half + offset) for offset in (-node, Decimal(0), node)
+                twice_even(left + half + offset) for offset in (-node, Decimal(0), node)
             )
             slope = (high - low) / (2 * node)
             curve = (high + low - 2 * middle) / (2 * node * node)
             c0 = middle - slope * half + curve * half * half
             c1 = slope - 2 * curve * half
             if segment == 0:
-                c0 = Decimal(0)  # so that SiLU(0) = 0 exactly; the fit has -1.2e-4 here
+                c0 = Decimal(0)  # so that f(0) = 0 exactly; SiLU's fit has -1.2e-4 here
             result.append(
                 (
                     _round(c0 * (1 << SILU_C0_FRAC)),
@@ -291,6 +339,6 @@ def score_factor(head_size: int) -> tuple[int, int]:
 
 
 def scaled_epsilon(width: int, epsilon: float, fraction_bits: int) -> int:
-    """eps_int = max(1, round(D eps 2^(2 f_res))) of point 5, exact."""
-    value = width * Fraction(epsilon) * Fraction(4) ** fraction_bits
+    """eps_int = max(1, round(D eps 2^(2 f_res + 16))) of point 5; the rounding itself is exact."""
+    value = width * Fraction(epsilon) * Fraction(4) ** fraction_bits * (1 << EPS_FRAC)
     return max(1, int(value + Fraction(1, 2)))

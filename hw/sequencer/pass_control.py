@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.sampler.noise import SAMPLING
+from tokenloom.hw.sequencer.registers import VOCAB_BITS
 from tokenloom.hw.sequencer.tape_control import PASS_BITS
 from tokenloom.hw.verilog.block import Block
 
@@ -34,8 +35,8 @@ class PassControl(Block):
         the prompt's and those sampled, each before the pass that it is part of
     prompt_valid : In, prompt_ready : Out, prompt_token : In, the prompt
     out_valid, out_token, out_last : Out, sampled tokens, one cycle each
-    failed : Out(1), strobe: no page was free, the context is full, the memory failed, or `cancel`;
-        the request ends
+    failed : Out(1), strobe: no page was free, the context is full, the memory failed, an id is
+        unknown, or `cancel`; the request ends
     broken : In(1), a channel failed for good; quiet : In(1), no channel has anything under way
     cancel : In(1), end the request as if a channel had failed, held until `req_ready`; the rest of
         its prompt is taken and dropped
@@ -47,7 +48,9 @@ class PassControl(Block):
         release_valid, release_slot : Out, release_ready : In, lookup_index : Out, lookup_page : In
         to the KV manager
     fetch_valid : Out, fetch_ready : In, fetch_addr, fetch_channel : Out, embedding rows in order
-    embedding_base, embedding_stride : In
+    embedding_base, embedding_stride, vocab : In
+    refused : Out(1), strobe: an id of the prompt is not below `vocab`. Nothing is read for it; the
+        request ends as if a channel had failed. refused_ids : Out(32), how many since reset
     rows_used, pos, sample, page_first, page_last : Out, the pass's descriptor
     passes : Out, descriptors so far; active : Out(1), the belt may run; restart : Out(1)
     en : In(1), the belt's enable; over : In(1); tokens : In, per row, the sampler's choice
@@ -115,6 +118,9 @@ class PassControl(Block):
                 "fetch_channel": Out(max(1, (columns - 1).bit_length())),
                 "embedding_base": In(32),
                 "embedding_stride": In(16),
+                "vocab": In(VOCAB_BITS),
+                "refused": Out(1),
+                "refused_ids": Out(32),
                 "rows_used": Out(6),
                 "pos": Out(20),
                 "sample": Out(1),
@@ -154,19 +160,28 @@ class PassControl(Block):
         fetched = Mux(decoding, token, self.prompt_token)
         free = ~self.fetch_valid | self.fetch_ready
         have = decoding | self.prompt_valid
-        m.d.comb += self.next_token.eq(fetched)
+        known, lost = Signal(), Signal()
+        m.d.comb += [known.eq(fetched < self.vocab), self.next_token.eq(fetched)]
         with m.If(self.fetch_ready):
             m.d.sync += self.fetch_valid.eq(0)
-        with m.If((to_fetch != 0) & free & have & ~self.halt):
-            m.d.comb += [self.prompt_ready.eq(~decoding), self.next_valid.eq(1)]
+        with m.If((to_fetch != 0) & free & have & ~self.halt & ~lost):
+            m.d.comb += [
+                self.prompt_ready.eq(~decoding),
+                self.next_valid.eq(known),
+                self.refused.eq(~known),
+            ]
             m.d.sync += [
-                self.fetch_valid.eq(1),
+                self.fetch_valid.eq(known),
+                lost.eq(~known),
                 self.fetch_channel.eq(fetched[:column_bits] if column_bits else 0),
                 self.fetch_addr.eq(
                     self.embedding_base + (fetched >> column_bits) * self.embedding_stride
                 ),
                 to_fetch.eq(to_fetch - 1),
             ]
+        with m.If(self.refused):
+            m.d.sync += self.refused_ids.eq(self.refused_ids + 1)
+        ends_early = self.broken | self.cancel | lost
 
         chosen = Array(self.tokens.word_select(r, vocab_bits) for r in range(self._r))[
             self.rows_used - 1
@@ -236,13 +251,13 @@ class PassControl(Block):
                 m.d.comb += [self.active.eq(1), self.restart.eq(1)]
                 with m.If(self.en):
                     m.next = "run"
-                with m.Elif(self.broken | self.cancel):
+                with m.Elif(ends_early):
                     m.next = "halt"
             with m.State("run"):
                 m.d.comb += self.active.eq(~self.over)
                 with m.If(self.over):
                     m.next = "after"
-                with m.Elif(self.broken | self.cancel):
+                with m.Elif(ends_early):
                     m.next = "halt"
             with m.State("after"):
                 m.d.sync += [self.pos.eq(self.pos + self.rows_used), token.eq(chosen)]
@@ -259,15 +274,15 @@ class PassControl(Block):
                     with m.If(self.out_last):
                         m.next = "release"
             with m.State("halt"):
-                # What a channel that failed owes the pass will never come; what an aborted pass
-                # asked for comes first.
+                # What a channel that failed owes the pass will never come, nor the row of an
+                # unknown id; what an aborted pass asked for comes first.
                 m.d.comb += self.halt.eq(1)
                 with m.If(self.quiet):
                     m.d.comb += [self.wipe.eq(1), self.blame.eq(1)]
                     m.next = "wipe"
             with m.State("wipe"):
                 m.d.comb += [self.halt.eq(1), self.failed.eq(1)]
-                m.d.sync += [self.passes.eq(0), to_fetch.eq(0), self.fetch_valid.eq(0)]
+                m.d.sync += [self.passes.eq(0), to_fetch.eq(0), self.fetch_valid.eq(0), lost.eq(0)]
                 with m.If(~decoding):
                     m.d.sync += prompt_left.eq(prompt_left - (self.rows_used - to_fetch))
                 m.next = "flush"

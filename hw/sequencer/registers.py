@@ -5,14 +5,18 @@ from __future__ import annotations
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-__all__ = ["BIAS", "MODEL", "Select", "bias_word"]
+from tokenloom.hw.numbers.formats import EPS_BITS
+
+__all__ = ["BIAS", "MODEL", "VOCAB_BITS", "Select", "bias_word"]
+
+VOCAB_BITS = 20
 
 MODEL = data.StructLayout(
     {
         "head_size": 9,
         "group": 6,  # heads per kv head
         "key_blocks": 4,  # blocks of 32 dims per head
-        "eps": 48,
+        "eps": EPS_BITS,
         "v_floor": 5,
         "kv_base": 32,  # addresses and strides in port words
         "page_stride": 24,
@@ -26,6 +30,7 @@ MODEL = data.StructLayout(
         "embedding_blocks": 12,
         "embedding_four_bit": 1,
         "width": 17,
+        "vocab": VOCAB_BITS,
         "layer_blocks": 10,  # K and V blocks that a row writes per layer
     }
 )

@@ -9,13 +9,14 @@ from typing import Any
 import cocotb
 import pytest
 
+from tests.deep import deep
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect
 from tokenloom.hw.ffn.swiglu import Swiglu
 from tokenloom.hw.numbers import formats
-from tokenloom.sim.bench import run_block, seeded
+from tokenloom.sim.bench import parameters, run_block, seeded
 
 TAG = 9
-INPUTS = {"in_valid": 1, "in_value": -32, "in_is_up": 1, "in_shift": 6, "in_tag": TAG}
+INPUTS = {"in_valid": 1, "in_value": -32, "in_shift": 6, "in_tag": TAG}
 OUTPUTS = {"out_valid": 1, "out_value": -32, "out_tag": TAG, "out_saturated": 1}
 LOW, HIGH = -(2**31), 2**31 - 1
 
@@ -39,7 +40,9 @@ def some_case(rng: random.Random) -> tuple[int, int, int]:
 @cocotb.test()
 async def lane(dut: Any) -> None:
     rng = seeded()
-    bench = Lane(dut, INPUTS, OUTPUTS, rng=rng)
+    unit = Swiglu(tag_bits=TAG, **(given := parameters()))
+    gated, activation = given["gated"], given["activation"]
+    bench = Lane(dut, {**INPUTS, **({"in_is_up": 1} if gated else {})}, OUTPUTS, rng=rng)
     await bench.reset()
     for stall in STALLS:
         for gap in (0.0, 0.5):
@@ -51,23 +54,26 @@ async def lane(dut: Any) -> None:
                 tag = rng.getrandbits(TAG)
                 while rng.random() < gap:
                     cycles.append(None)
-                # Shift and tag count with the up value only: noise before.
-                cycles.append({"in_valid": 1, "in_value": gate, "in_is_up": 0})
-                while rng.random() < gap:
-                    cycles.append(None)
-                value, count = formats.swiglu(gate, up, shift)
+                if gated:
+                    # Shift and tag count with the up value only: noise before.
+                    cycles.append({"in_valid": 1, "in_value": gate, "in_is_up": 0})
+                    while rng.random() < gap:
+                        cycles.append(None)
+                else:
+                    up = 1 << 16
+                value, count = formats.swiglu(gate, up, shift, activation)
                 result = {
                     "out_valid": 1,
                     "out_value": int(value),
                     "out_tag": tag,
                     "out_saturated": count,
                 }
-                expected.append((len(cycles) + Swiglu.LATENCY, result))
+                expected.append((len(cycles) + unit.latency, result))
                 cycles.append(
                     {
                         "in_valid": 1,
-                        "in_value": up,
-                        "in_is_up": 1,
+                        "in_value": up if gated else gate,
+                        **({"in_is_up": 1} if gated else {}),
                         "in_shift": shift,
                         "in_tag": tag,
                     }
@@ -76,8 +82,23 @@ async def lane(dut: Any) -> None:
             expect(await bench.run(cycles, stall=stall), expected)
 
 
-def test_swiglu() -> None:
-    run_block(Swiglu(tag_bits=TAG), __name__)
+CASES = [
+    ("silu", 3, True),
+    ("gelu", 2, False),
+    deep("silu", 1, True),
+    deep("silu", 2, True),
+    deep("gelu_tanh", 5, True),
+]
+
+
+@pytest.mark.parametrize("activation, stages, gated", CASES)
+def test_swiglu(activation: str, stages: int, gated: bool) -> None:
+    given = {"activation": activation, "stages": stages, "gated": gated}
+    run_block(Swiglu(tag_bits=TAG, **given), __name__, parameters=given)
+
+
+def test_the_chip_has_the_default() -> None:
+    assert Swiglu(tag_bits=TAG).latency == Swiglu.LATENCY == 5
 
 
 def test_parameters() -> None:

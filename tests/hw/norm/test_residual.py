@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.deep import deep
-from tests.hw.belt_bench import STALLS, Belt, unpack
+from tests.hw.belt_bench import STALLS, Belt, pack, unpack
 from tokenloom.hw.norm.residual import Residual
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -32,21 +32,29 @@ async def row(dut: Any) -> None:
     rng = seeded()
     given = parameters()
     width, lanes = given["width"], given["norm_lanes"]
+    step, with_total = given["update_lanes"], given["total"]
     words = -(-width // 32) * 32 // lanes
+    latency = Residual(**given).latency
     used = -(-width // lanes)
     bench = Belt(
         dut,
         {
             "in_valid": 1,
-            "in_value": -32,
-            "in_index": max(1, (width - 1).bit_length()),
+            "in_value": -32 if step == 1 else 32 * step,
+            "in_index": max(1, ((words if step > 1 else width) - 1).bit_length()),
             "in_first": 1,
             "in_start": 1,
             "in_last": 1,
             "read_en": 1,
             "read_addr": max(1, (words - 1).bit_length()),
         },
-        {"done": 1, "ss": 80, "saturated": 1, "read_data": 32 * lanes},
+        {
+            "done": 1,
+            "ss": 80,
+            "saturated": 1,
+            "read_data": 32 * lanes,
+            **({"total": -48} if with_total else {}),
+        },
         rng=rng,
         strobes=("in_valid", "read_en"),
     )
@@ -74,19 +82,23 @@ async def row(dut: Any) -> None:
                     assert found["done"] == (bench.now == end), f"{number}: cycle {bench.now}"
                     if bench.now == end:
                         assert found["ss"] == formats.sum_squares(stream[None])[0]
+                        assert found.get("total", stream.sum()) == stream.sum()
                     if index < width and rng.random() >= gap:
                         bench.drive(
                             in_valid=1,
-                            in_value=int(update[index]),
-                            in_index=index,
+                            in_value=int(update[index])
+                            if step == 1
+                            else pack(update[index : index + step], 32),
+                            in_index=index // step,
                             in_first=fresh,
                             in_start=index == 0,
-                            in_last=index == width - 1,
+                            in_last=index + step == width,
                         )
-                        due[bench.now + Residual.SATURATED] = bool(stream[index] != sums[index])
-                        index += 1
+                        now = slice(index, index + step)
+                        due[bench.now + Residual.SATURATED] = bool((stream[now] != sums[now]).any())
+                        index += step
                         if index == width:
-                            end = bench.now + Residual.LATENCY
+                            end = bench.now + latency
                     elif bench.now != end:
                         bench.drive()
                 # Read from the very cycle of `done` on, back to back.
@@ -108,10 +120,25 @@ async def row(dut: Any) -> None:
     assert clamped_ever
 
 
-@pytest.mark.parametrize("width, norm_lanes", [(64, 8), (40, 32), deep(96, 16), (9, 1)])
-def test_residual(width: int, norm_lanes: int) -> None:
-    block = Residual(width=width, norm_lanes=norm_lanes)
-    run_block(block, __name__, parameters={"width": width, "norm_lanes": norm_lanes})
+CASES = [
+    (64, 8, 1, False),
+    (40, 32, 1, True),
+    deep(96, 16, 1, False),
+    (9, 1, 1, False),
+    (96, 8, 8, True),
+    deep(64, 32, 32, False),
+]
+
+
+@pytest.mark.parametrize("width, norm_lanes, update_lanes, total", CASES)
+def test_residual(width: int, norm_lanes: int, update_lanes: int, total: bool) -> None:
+    given = {
+        "width": width,
+        "norm_lanes": norm_lanes,
+        "update_lanes": update_lanes,
+        "total": total,
+    }
+    run_block(Residual(**given), __name__, parameters=given)
 
 
 def test_parameters() -> None:
@@ -119,3 +146,9 @@ def test_parameters() -> None:
         Residual(width=0, norm_lanes=8)
     with pytest.raises(ValueError, match="norm_lanes = 3"):
         Residual(width=64, norm_lanes=3)
+    with pytest.raises(ValueError, match="width = 65537: with total"):
+        Residual(width=65537, norm_lanes=8, total=True)
+    with pytest.raises(ValueError, match="update_lanes = 2"):
+        Residual(width=64, norm_lanes=8, update_lanes=2)
+    with pytest.raises(ValueError, match="taps"):
+        Residual(width=64, norm_lanes=8, update_lanes=8, taps=True)

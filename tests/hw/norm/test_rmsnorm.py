@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""RmsNorm against formats.rsqrt and formats.norm."""
+"""RmsNorm against formats.rsqrt and formats.norm, with its option against layer_norm."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.deep import deep
 from tests.hw.belt_bench import STALLS, Belt, pack, unpack
+from tokenloom.hw.norm import layer_norm as golden
 from tokenloom.hw.norm.rmsnorm import RmsNorm
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -43,7 +44,7 @@ async def scans(dut: Any) -> None:
     given = parameters()
     unit = RmsNorm(**given)
     rows, width, lanes, norms = (given[n] for n in ("rows", "width", "norm_lanes", "norms"))
-    late = given["read_latency"]
+    late, with_mean = given["read_latency"], given["layer_norm"]
     words_max, blocks_max = unit.words_max, -(-width // 32)
     bench = Belt(
         dut,
@@ -52,13 +53,24 @@ async def scans(dut: Any) -> None:
             "rows_count": rows.bit_length(),
             "words": words_max.bit_length(),
             "gain_base": bits(norms * words_max),
-            "eps": 48,
+            "eps": formats.EPS_BITS,
             "floor": 5,
             "ss": 80 * rows,
             "res_data": 32 * lanes,
             "cfg_we": 1,
             "cfg_addr": bits(norms * words_max),
             "cfg_data": 16 * lanes,
+            **(
+                {
+                    "total": formats.TOTAL_BITS * rows,
+                    "count": width.bit_length(),
+                    "bias_we": 1,
+                    "bias_addr": bits(norms * words_max),
+                    "bias_data": 32 * lanes,
+                }
+                if with_mean
+                else {}
+            ),
         },
         {
             "res_en": 1,
@@ -74,8 +86,8 @@ async def scans(dut: Any) -> None:
             "saturated": 1,
         },
         rng=rng,
-        strobes=("start", "cfg_we"),
-        stable=("ss",),
+        strobes=("start", "cfg_we", *(("bias_we",) if with_mean else ())),
+        stable=("ss", *(("total",) if with_mean else ())),
     )
     await bench.reset()
 
@@ -88,33 +100,45 @@ async def scans(dut: Any) -> None:
         gains = np.zeros((norms, words * lanes), dtype=np.int64)
         gains[:, :model] = generator.integers(-32767, 32768, (norms, model))
         gains[:, :1] = 32767
+        biases = np.zeros_like(gains)
+        biases[:, :model] = generator.integers(LOW, HIGH + 1, (norms, model))
         for word in range(norms * words):
             await bench.next()
             line = gains.reshape(-1, lanes)[word]
-            bench.drive(cfg_we=1, cfg_addr=word, cfg_data=pack(line, 16))
+            more = {"bias_we": 1, "bias_addr": word} if with_mean else {}
+            if with_mean:
+                more["bias_data"] = pack(biases.reshape(-1, lanes)[word], 32)
+            bench.drive(cfg_we=1, cfg_addr=word, cfg_data=pack(line, 16), **more)
 
         for count in [*range(1, rows + 1), rows, rows]:
             # What lies beyond the width is garbage.
             memory = generator.integers(LOW, HIGH + 1, (rows, words * lanes))
             memory[:, :model] = streams(generator, rows, int(model))
             sums = formats.sum_squares(memory[:, :model])
-            if count == rows:  # sums that do not belong to the row make values clamp
+            totals = memory[:, :model].sum(axis=1)
+            if (
+                count == rows and not with_mean
+            ):  # sums that do not belong to the row make values clamp
                 sums[rng.randrange(rows)] >>= 40
-            eps = rng.choice((1, rng.getrandbits(48) | 1, (1 << 48) - 1))
+            eps = rng.choice((1, rng.getrandbits(48) | 1, (1 << formats.EPS_BITS) - 1))
             floor, norm = rng.randrange(21), rng.randrange(norms)
             expected = {}
             for row in range(count):
-                y, k = formats.rsqrt(sums[row] + eps)
-                line = memory[row : row + 1]
-                product = formats.norm(line, gains[norm], np.array([y]), np.array([k]))[0]
-                for block, values in enumerate(product.reshape(-1, 32)):
-                    _, clamped = formats.norm(
-                        line[:, block * 32 :][:, :32],
-                        gains[norm][block * 32 :][:32],
-                        np.array([y]),
-                        np.array([k]),
-                    )
-                    expected[row, block] = (values.tolist(), clamped > 0)
+                square = sums[row]
+                if with_mean:
+                    square = int(model) * square - int(totals[row]) ** 2
+                y, k = formats.rsqrt_rows(formats.norm_sums([square], eps))
+                for block in range(words * lanes // 32):
+                    part = np.s_[block * 32 : block * 32 + 32]
+                    line, gain = memory[row : row + 1, part], gains[norm, part]
+                    if with_mean:
+                        values, clamped = golden.layer_norm(
+                            line, gain, biases[norm, part], y, k,
+                            totals=totals[row : row + 1], width=int(model),
+                        )  # fmt: skip
+                    else:
+                        values, clamped = formats.norm(line, gain, y, k)
+                    expected[row, block] = (values[0].tolist(), clamped > 0)
             order = list(expected)
             await bench.next()
             zero = bench.now
@@ -126,6 +150,8 @@ async def scans(dut: Any) -> None:
                 eps=eps,
                 floor=floor,
                 ss=sum(s << (80 * r) for r, s in enumerate(sums)),
+                **({"count": int(model)} if with_mean else {}),
+                **({"total": pack(totals, formats.TOTAL_BITS)} if with_mean else {}),
             )
             seen, reads = [], {}
             end = zero + unit.duration(rows_count=count, words=words)
@@ -163,17 +189,27 @@ async def scans(dut: Any) -> None:
     assert saturations
 
 
-CASES = [(4, 96, 32, 3, 1), deep(3, 576, 16, 2, 1), (5, 172, 8, 1, 2), (1, 40, 32, 1, 1)]
+CASES = [
+    (4, 96, 32, 3, 1, False),
+    deep(3, 576, 16, 2, 1, False),
+    (5, 172, 8, 1, 2, False),
+    (1, 40, 32, 1, 1, False),
+    (3, 70, 8, 2, 2, True),
+    deep(2, 576, 16, 2, 1, True),
+]
 
 
-@pytest.mark.parametrize("rows, width, norm_lanes, norms, read_latency", CASES)
-def test_rmsnorm(rows: int, width: int, norm_lanes: int, norms: int, read_latency: int) -> None:
+@pytest.mark.parametrize("rows, width, norm_lanes, norms, read_latency, layer_norm", CASES)
+def test_rmsnorm(
+    rows: int, width: int, norm_lanes: int, norms: int, read_latency: int, layer_norm: bool
+) -> None:
     given = {
         "rows": rows,
         "width": width,
         "norm_lanes": norm_lanes,
         "norms": norms,
         "read_latency": read_latency,
+        "layer_norm": layer_norm,
     }
     run_block(RmsNorm(**given), __name__, parameters=given)
 
@@ -185,3 +221,5 @@ def test_parameters() -> None:
             RmsNorm(**{**good, name: value})
     with pytest.raises(ValueError, match="read_latency = 5"):
         RmsNorm(**good, read_latency=5)
+    with pytest.raises(ValueError, match="width = 65537: with layer_norm"):
+        RmsNorm(**{**good, "width": 65537}, layer_norm=True)

@@ -19,7 +19,7 @@ from tokenloom.sim.bench import run_block
 INPUTS = (
     "req_valid req_tokens req_new req_slot req_eos req_eos_used prompt_valid prompt_token "
     "begin_ready kv_done kv_full release_ready lookup_page fetch_ready embedding_base "
-    "embedding_stride en over tokens broken quiet cancel"
+    "embedding_stride vocab en over tokens broken quiet cancel"
 ).split()
 PATIENCE = 500  # cycles until the next thing has to happen
 
@@ -136,6 +136,7 @@ async def request(bench: Bench, *, passes: int) -> tuple[int, bool]:
     slot = rng.getrandbits(len(bench.dut.req_slot))
     base, stride = rng.getrandbits(24), rng.getrandbits(12)
     bench.dut.embedding_base.value, bench.dut.embedding_stride.value = base, stride
+    bench.dut.vocab.value = 1 << bits
     # The pass, if any, that finds no room.
     refused = rng.choice((None, None, rng.randrange(6)))
 
@@ -233,6 +234,7 @@ async def cancelled_requests(dut: Any) -> None:
     given, rng, _ = configured()
     await begin(dut, INPUTS)
     bench = Bench(dut, given, rng)
+    dut.vocab.value = 1 << given["vocab_bits"]
     for number in range(given["requests"]):
         bench.rate = (1.0, 0.7, 0.3)[number % 3]
         most = given["positions"]
@@ -304,6 +306,52 @@ async def channels_begin_anew(dut: Any) -> None:
     # Without a broken channel nothing is reset.
     await request(bench, passes=int(dut.passes.value))
     assert len(seen) == given["requests"] // 4
+
+
+@cocotb.test()
+async def unknown_ids(dut: Any) -> None:
+    """An id that the model has not: no read for it, the request ends, the next one is served."""
+    given, rng, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, rng)
+    vocab, rows = (1 << given["vocab_bits"]) - 1, given["rows"]
+    dut.vocab.value, dut.embedding_base.value, dut.embedding_stride.value = vocab, 0, 1
+    refused = 0
+    for number in range(given["requests"]):
+        bench.rate = (1.0, 0.7, 0.3)[number % 3]
+        length = rng.randrange(1, given["positions"] + 1)
+        slot, wrong = rng.getrandbits(len(dut.req_slot)), rng.randrange(length)
+        prompt = [rng.randrange(vocab) for _ in range(length)]
+        prompt[wrong] = rng.choice((vocab, vocab + 1, 1 << 31, (1 << 32) - 1))
+        bench.prompt.extend(prompt)
+        bench.outputs, bench.failures, bench.fetched, bench.over = [], 0, [], 1
+        await bench.cycle(req_valid=1, req_tokens=length, req_new=2, req_slot=slot)
+        for first in range(0, wrong + 1, rows):
+            await bench.answer("begin_valid", "begin_ready")
+            bench.pages = [rng.getrandbits(16) for _ in range(given["pages_max"])]
+            bench.over, bench.row, bench.fetched = 1, rows - 1, bench.fetched
+            await bench.until("restart", en=1)
+            bench.over = 0
+            if first + rows <= wrong:  # a pass without the unknown id
+                while len(bench.fetched) < first + rows:
+                    await bench.cycle()
+                bench.over = 1
+        while not dut.halt.value == 1:
+            assert not (await bench.cycle(quiet=0))["failed"]
+        for _ in range(rng.randrange(4)):
+            await bench.cycle(quiet=0)
+        await bench.cycle(quiet=1)
+        assert (await bench.cycle(quiet=1))["failed"]
+        bench._held = None
+        await bench.answer("release_valid", "release_ready")
+        refused += 1
+        assert (bench.failures, bench.outputs, len(bench.prompt)) == (1, [], 0)
+        assert int(dut.refused_ids.value) == refused
+        columns = given["columns"]
+        places = [(token % columns, token // columns) for token in prompt[:wrong]]
+        assert bench.fetched == places[: len(bench.fetched)]
+        assert len(bench.fetched) >= wrong - 1  # the last of them may have waited when it ended
+        assert (await bench.cycle())["req_ready"]
 
 
 @pytest.mark.parametrize(
