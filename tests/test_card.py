@@ -106,6 +106,15 @@ def test_tokens_drawn_with_a_temperature(card):
     one.check()
 
 
+@pytest.mark.parametrize("seed", range(1, 9 if DEEP else 4))
+def test_noise_at_power_up(seed, card):
+    """In every register and memory of the card; the board's reset, and it works."""
+    one = card(memory="hbm2", power_up=seed)
+    one.load()
+    one.check()
+    assert one.driver.identity() == SIMULATED
+
+
 def test_cut_offs_and_rules_through_registers(card):
     """Settings, and a table of biases that is written between requests."""
     one = card().load()
@@ -124,15 +133,6 @@ def test_cut_offs_and_rules_through_registers(card):
     assert one.driver.read("SHAPE")["candidates"] == HARDWARE.sampler.candidates == 64
     with pytest.raises(BusError, match="START"):
         list(one.driver.generate(prompt, 8, settings=Settings(count=65)))
-
-
-@pytest.mark.parametrize("seed", range(1, 9 if DEEP else 4))
-def test_noise_at_power_up(seed, card):
-    """In every register and memory of the card; the board's reset, and it works."""
-    one = card(memory="hbm2", power_up=seed)
-    one.load()
-    one.check()
-    assert one.driver.identity() == SIMULATED
 
 
 def test_another_model_on_the_same_card(card):
