@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.numbers.arith import bit_length, or_tree, sum_tree
-from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK, KV_BITS, SUM_BITS
+from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK, KV4_BITS, KV_BITS, SUM_BITS
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["Quantiser"]
@@ -16,13 +16,15 @@ class Quantiser(Block):
     """The rounding point `mx`: a block's codes, its shift above the floor, and the codes' sum.
 
     `M = OR_i (v_i < 0 ? ~v_i : v_i)`, `s = max(bitlen(M) - (b - 1), floor)`,
-    `code_i = min(rs(v_i, s), 2^(b-1) - 1)`, `sx = s - floor`, with codes of b = 9 bits, or 8 for
-    K and V.
+    `code_i = min(rs(v_i, s), 2^(b-1) - 1)`, `sx = s - floor`, with codes of b = 9 bits, or
+    `kv_bits` for K and V.
 
     Parameters
     ----------
     tag_bits : int
         Width of the tag that travels with each block (1 or more).
+    kv_bits : int
+        Bits of a code of K and V, 8 or 4.
 
     Members
     -------
@@ -33,17 +35,18 @@ class Quantiser(Block):
     in_floor : In(5)
         The operation's smallest shift, 0..24.
     in_narrow : In(1)
-        Codes of 8 bits (K and V) instead of 9.
+        Codes of `kv_bits` (K and V) instead of 9.
     in_tag : In(tag_bits)
         Handed on unchanged.
     out_valid : Out(1)
         The outputs hold a block.
     out_codes : Out(288)
         32 signed codes; element i at bits 9i.
-    narrow_codes : Out(256)
-        The same, element i at bits 8i; of use for a narrow block.
+    narrow_codes : Out(32 kv_bits)
+        The same, element i at bits kv_bits i; of use for a narrow block. Its bytes are those of
+        `kv_pack.pack_codes`.
     out_sx : Out(6)
-        The shift above the floor, 0..24.
+        The shift above the floor, 0..32 - kv_bits.
     out_sum : Out(signed(14))
         Sum of the codes.
     out_tag : Out(tag_bits)
@@ -60,15 +63,19 @@ class Quantiser(Block):
     Raises
     ------
     ValueError
-        When `tag_bits` is less than 1.
+        When a parameter is out of range.
     """
 
     LATENCY = 3
 
-    def __init__(self, *, tag_bits: int) -> None:
+    def __init__(self, *, tag_bits: int, kv_bits: int = KV_BITS) -> None:
         if tag_bits < 1:
             raise ValueError(f"tag_bits = {tag_bits} is impossible: allowed is 1 or more")
-        self._tag_bits = tag_bits
+        if kv_bits not in (KV_BITS, KV4_BITS):
+            raise ValueError(
+                f"kv_bits = {kv_bits} is impossible: allowed is {KV_BITS} or {KV4_BITS}"
+            )
+        self._tag_bits, self._kv_bits = tag_bits, kv_bits
         super().__init__(
             {
                 "in_valid": In(1),
@@ -78,13 +85,18 @@ class Quantiser(Block):
                 "in_tag": In(tag_bits),
                 "out_valid": Out(1),
                 "out_codes": Out(ACTIVATION_BITS * BLOCK),
-                "narrow_codes": Out(KV_BITS * BLOCK),
+                "narrow_codes": Out(kv_bits * BLOCK),
                 "out_sx": Out(6),
                 "out_sum": Out(signed(SUM_BITS)),
                 "out_tag": Out(tag_bits),
             },
-            params=(tag_bits,),
+            params=(tag_bits, kv_bits),
         )
+
+    @property
+    def kv_bits(self) -> int:
+        """Bits of a code of K and V."""
+        return self._kv_bits
 
     @property
     def tag_bits(self) -> int:
@@ -105,7 +117,7 @@ class Quantiser(Block):
         m.d.comb += [
             magnitude.eq(or_tree(Mux(v[31], ~v[:31], v[:31]) for v in elements)),
             length.eq(bit_length(magnitude)),
-            most.eq(Mux(self.in_narrow, KV_BITS - 1, ACTIVATION_BITS - 1)),
+            most.eq(Mux(self.in_narrow, self._kv_bits - 1, ACTIVATION_BITS - 1)),
             need.eq(Mux(length < most, 0, length - most)),
         ]
         valid1 = Signal()
@@ -130,7 +142,7 @@ class Quantiser(Block):
         # is not added where it would carry the largest code to one more.
         largest = Signal(ACTIVATION_BITS)
         m.d.comb += largest.eq(
-            Mux(narrow1, (1 << (KV_BITS - 1)) - 1, (1 << (ACTIVATION_BITS - 1)) - 1)
+            Mux(narrow1, (1 << (self._kv_bits - 1)) - 1, (1 << (ACTIVATION_BITS - 1)) - 1)
         )
         codes = []
         for i in range(32):
@@ -153,7 +165,7 @@ class Quantiser(Block):
         with m.If(valid2):
             m.d.sync += [
                 self.out_codes.eq(codes2),
-                self.narrow_codes.eq(Cat(code[:KV_BITS] for code in parts2)),
+                self.narrow_codes.eq(Cat(code[: self._kv_bits] for code in parts2)),
                 self.out_sx.eq(sx2),
                 self.out_sum.eq(sum_tree(code.as_signed() for code in parts2)),
                 self.out_tag.eq(tag2),

@@ -11,7 +11,7 @@ from tokenloom.hw.numbers.formats import BLOCK
 __all__ = ["SPEC"]
 
 
-def _timing(*, tag_bits: int) -> list[Timing]:
+def _timing(*, tag_bits: int, kv_bits: int) -> list[Timing]:
     return [
         Timing("latency", "LATENCY", Quantiser.LATENCY),
         Timing("duration of a block of 32 values", "1", 1, "one vector per cycle"),
@@ -37,12 +37,15 @@ async def _stimulus(ctx: Any, block: Any, parameters: dict[str, Any]) -> None:
 SPEC = BlockSpec(
     name="quantiser",
     title="Quantiser",
-    summary="A block of 32 fixed32 values becomes codes of 9 or 8 bits, a shift and their sum.",
-    parameters=(Parameter("tag_bits", 8, "1 or more", "Width of the tag beside each block."),),
+    summary="A block of 32 fixed32 values becomes codes of 9, 8 or 4 bits, a shift and their sum.",
+    parameters=(
+        Parameter("tag_bits", 8, "1 or more", "Width of the tag beside each block."),
+        Parameter("kv_bits", 8, "8 or 4", "Bits of a code of K and V."),
+    ),
     build=Quantiser,
     timing=_timing,
     formula=(
-        "With b = 9 bits, or 8 for K and V: `M = OR_i (v_i < 0 ? ~v_i : v_i)`, "
+        "With b = 9 bits, or `kv_bits` for K and V: `M = OR_i (v_i < 0 ? ~v_i : v_i)`, "
         "`s = max(bitlen(M) - (b - 1), floor)`, `code_i = min(rs(v_i, s), 2^(b-1) - 1)`, "
         "`sx = s - floor`: point 7 of [numbers.md](../numbers.md)."
     ),

@@ -4,11 +4,16 @@ Per channel, a physical page holds its layers one after another, a layer its KV 
 three areas, each padded to whole words: exponent bytes (per token of this channel the K shifts of
 its blocks, then the V shifts), K codes (per token its blocks of 32 bytes) and V codes (per dim of
 this channel one byte per token of the page). Token t and dim d lie in channel t mod C and d mod C.
+
+With int4 codes the dims 2j and 2j + 1 share a byte (`kv_pack`): a token's K block has 16 bytes, and
+V has one byte per token for each pair j, which lies in channel j mod C.
 """
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+
+from tokenloom.hw.numbers.formats import KV4_BITS, KV_BITS
 
 __all__ = ["KvLayout"]
 
@@ -33,6 +38,8 @@ class KvLayout:
         Layers of the model.
     blocks_per_beat : int
         Blocks that the array takes at once; the blocks of a token are padded to a multiple of it.
+    code_bits : int
+        Bits of a code, 8 or 4; with 4 `head_size` has to be even.
 
     Members
     -------
@@ -41,7 +48,7 @@ class KvLayout:
     channel_tokens : int
         Tokens of a page in one channel.
     channel_dims : int
-        Dims of a head in one channel, at most.
+        Dims of a head in one channel, at most; with int4 pairs of them.
     exponent_bytes, k_bytes, v_bytes : int
         Sizes of the three areas, whole words.
     k_offset, v_offset : int
@@ -63,6 +70,7 @@ class KvLayout:
     kv_heads: int
     layers: int
     blocks_per_beat: int = 1
+    code_bits: int = KV_BITS
 
     def __post_init__(self) -> None:
         for name in ("columns", "head_size", "kv_heads", "layers", "blocks_per_beat"):
@@ -70,6 +78,10 @@ class KvLayout:
                 raise ValueError(f"{name} has to be positive, not {getattr(self, name)!r}")
         if self.port_bits not in (256, 512):
             raise ValueError(f"port_bits has to be 256 or 512, not {self.port_bits!r}")
+        if self.code_bits not in (KV_BITS, KV4_BITS):
+            raise ValueError(f"code_bits has to be 8 or 4, not {self.code_bits!r}")
+        if self.head_size % self.byte_dims:
+            raise ValueError(f"head_size has to be even for int4 codes, not {self.head_size!r}")
         multiple = 32 * self.blocks_per_beat
         if self.page_tokens < 1 or self.page_tokens % multiple or self.page_tokens % self.columns:
             raise ValueError(
@@ -80,6 +92,11 @@ class KvLayout:
     def _padded(self, size: int) -> int:
         word = self.port_bits // 8
         return -(-size // word) * word
+
+    @property
+    def byte_dims(self) -> int:
+        """Dims that share a byte."""
+        return KV_BITS // self.code_bits
 
     @property
     def dim_blocks(self) -> int:
@@ -94,8 +111,8 @@ class KvLayout:
 
     @property
     def channel_dims(self) -> int:
-        """Dims of a head in one channel, at most."""
-        return -(-self.head_size // self.columns)
+        """Dims of a head in one channel, at most; with int4 pairs of them."""
+        return -(-self.head_size // (self.byte_dims * self.columns))
 
     @property
     def exponent_bytes(self) -> int:
@@ -105,7 +122,7 @@ class KvLayout:
     @property
     def k_bytes(self) -> int:
         """Size of the K codes."""
-        return self._padded(self.channel_tokens * self.dim_blocks * 32)
+        return self._padded(self.channel_tokens * self.dim_blocks * 32 // self.byte_dims)
 
     @property
     def v_bytes(self) -> int:
@@ -157,11 +174,13 @@ class KvLayout:
         return channel, address + self.dim_blocks
 
     def k_code(self, *, page: int, layer: int, head: int, token: int, dim: int) -> tuple[int, int]:
-        """Channel and address of one K code."""
+        """Channel and address of one K code's byte; of int4 the odd dim's is its high half."""
         base = self.head_address(page=page, layer=layer, head=head) + self.k_offset
-        return token % self.columns, base + token // self.columns * 32 * self.dim_blocks + dim
+        place = token // self.columns * 32 * self.dim_blocks + dim
+        return token % self.columns, base + place // self.byte_dims
 
     def v_code(self, *, page: int, layer: int, head: int, token: int, dim: int) -> tuple[int, int]:
-        """Channel and address of one V code."""
+        """Channel and address of one V code's byte; of int4 the odd dim's is its high half."""
         base = self.head_address(page=page, layer=layer, head=head) + self.v_offset
-        return dim % self.columns, base + dim // self.columns * self.page_tokens + token
+        row = dim // self.byte_dims
+        return row % self.columns, base + row // self.columns * self.page_tokens + token

@@ -67,7 +67,8 @@ class Operation:
     there : the entry read before this one had a page
     missing, dirty, gone : pages to allocate; some of them in place of others; tokens are missing
     shared, old : the page to be replaced is another slot's as well; which it is
-    scanning : the entry read last is a candidate for eviction
+    scanning, scanned : the entry read last, of this slot and logical page, may be a candidate
+    looking, looked, looked_page : the one before is there, and where
     settle : cycles until the last candidate is judged
     """
 
@@ -86,7 +87,11 @@ class Operation:
         self.i, self.stop, self.there = Signal(mark), Signal(mark), Signal()
         self.missing, self.dirty, self.gone = Signal(mark + 1), Signal(), Signal()
         self.shared, self.old = Signal(), Signal(page_bits)
-        self.scanning, self.settle = Signal(), Signal(range(ports.eviction.LATENCY))
+        place = Signal(len(self.slot) + mark)
+        self.scanning, self.scanned = Signal(), Signal.like(place)
+        self.looking, self.looked = Signal(), Signal.like(place)
+        self.looked_page = Signal(page_bits)
+        self.settle = Signal(range(ports.eviction.LATENCY))
 
     def answer(self, m: Module, value: Answer) -> None:
         """Ends the operation."""
@@ -271,23 +276,19 @@ def add_evict(m: Module, op: Operation) -> None:
     eviction = op.ports.eviction
 
     # Candidates on their way: the entry is read, then count and use, then the choice begins.
-    looking = Signal()
-    place_bits = len(op.slot) + len(op.i)
-    scanned, looked = Signal(place_bits), Signal(place_bits)
-    looked_page = Signal.like(op.old)
     m.d.sync += [
-        scanned.eq(Cat(op.slot, op.i)),
-        looking.eq(op.scanning & table.entry_there),
-        looked.eq(scanned),
-        looked_page.eq(table.entry_page),
+        op.scanned.eq(Cat(op.slot, op.i)),
+        op.looking.eq(op.scanning & table.entry_there),
+        op.looked.eq(op.scanned),
+        op.looked_page.eq(table.entry_page),
     ]
     best_slot, best_index = Signal.like(op.slot), Signal.like(op.i)
     best_page = Signal.like(op.old)
     m.d.comb += [
         use.hold.eq(op.evicting),
         use.look_page.eq(table.entry_page),
-        eviction.valid.eq(looking & (counts.was == 1)),
-        eviction.tag.eq(Cat(looked, looked_page)),
+        eviction.valid.eq(op.looking & (counts.was == 1)),
+        eviction.tag.eq(Cat(op.looked, op.looked_page)),
         eviction.age.eq(use.age),
         eviction.frequency.eq(use.frequency),
         eviction.mass.eq(use.mass),

@@ -29,6 +29,8 @@ __all__ = [
     "ACTIVATION_BITS",
     "ACTIVATION_SHIFT_MAX",
     "BLOCK",
+    "KV4_BITS",
+    "KV4_SHIFT_MAX",
     "KV_BITS",
     "KV_SHIFT_MAX",
     "PROB_CODE_MAX",
@@ -76,10 +78,12 @@ ACC_BITS = 64  # signed accumulator
 FIXED_BITS = 32  # signed fixed point between operations
 WEIGHT_BITS = 8  # codes of weights, signed: the w side of the array
 KV_BITS = WEIGHT_BITS  # codes of K and V: weights to the array, bytes in memory
+KV4_BITS = 4  # the same in pages of int4, two to a byte
 ACTIVATION_BITS = 9  # codes of activations, signed: the x side of the array
 SUM_BITS = ACTIVATION_BITS + 5  # sum of a block's activation codes, signed
 ACTIVATION_SHIFT_MAX = 32 - ACTIVATION_BITS  # largest stored shift of an activation block: 23
 KV_SHIFT_MAX = 32 - KV_BITS  # the same of a K or V block: 24
+KV4_SHIFT_MAX = 32 - KV4_BITS  # and of one of int4: 28
 FLOOR_MAX = 20  # largest exponent floor of an operation
 DRAIN_SHIFT_MAX = 63
 SCORE_FRAC = 11  # fraction bits of a base-2 logit
@@ -332,11 +336,11 @@ def mx_quantise(
     floor : int
         The operation's exponent floor, 0..20.
     bits : int
-        Width of a code: ACTIVATION_BITS, or KV_BITS for K and V.
+        Width of a code: ACTIVATION_BITS, or KV_BITS or KV4_BITS for K and V.
 
     Returns
     -------
-    codes : int64 array [..., 32], -256..255 (K and V: -128..127)
+    codes : int64 array [..., 32], -256..255 (K and V: -128..127, of int4: -8..7)
     shift : int64 array [...]
         Stored shift sx = s - floor, 0..32 - bits; value = code * 2^(sx + floor).
     sums : int64 array [...]

@@ -11,8 +11,9 @@ import pytest
 
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
 from tokenloom.hw.array.quantiser import Quantiser
+from tokenloom.hw.kv.kv_pack import pack_codes
 from tokenloom.hw.numbers import formats
-from tokenloom.sim.bench import run_block, seeded
+from tokenloom.sim.bench import parameters, run_block, seeded
 
 TAG = 5
 INPUTS = {"in_valid": 1, "in_values": 1024, "in_floor": 5, "in_narrow": 1, "in_tag": TAG}
@@ -56,7 +57,8 @@ def some_block(rng: random.Random) -> tuple[list[int], int]:
 @cocotb.test()
 async def lane(dut: Any) -> None:
     rng = seeded()
-    bench = Lane(dut, INPUTS, OUTPUTS, rng=rng)
+    bits = parameters()["kv_bits"]
+    bench = Lane(dut, INPUTS, {**OUTPUTS, "narrow_codes": 32 * bits}, rng=rng)
     await bench.reset()
     for stall in STALLS:
         for gap in (0.0, 0.5):
@@ -80,14 +82,18 @@ async def lane(dut: Any) -> None:
                 codes, shift, total = formats.mx_quantise(
                     block,
                     rest["in_floor"],
-                    formats.KV_BITS if rest["in_narrow"] else formats.ACTIVATION_BITS,
+                    bits if rest["in_narrow"] else formats.ACTIVATION_BITS,
                 )
                 low = [int(code) for code in codes]
+                if rest["in_narrow"]:
+                    # What the port carries is what lies in memory.
+                    stored = bytes(pack_codes(codes, bits))
+                    assert pack(low, bits) == int.from_bytes(stored, "little")
                 results.append(
                     {
                         "out_valid": 1,
                         "out_codes": pack(low, 9),
-                        "narrow_codes": pack(low, 8),
+                        "narrow_codes": pack(low, bits),
                         "out_sx": int(shift),
                         "out_sum": int(total),
                         "out_tag": rest["in_tag"],
@@ -102,10 +108,14 @@ async def lane(dut: Any) -> None:
             expect(await bench.run(cycles, stall=stall), expected)
 
 
-def test_quantiser() -> None:
-    run_block(Quantiser(tag_bits=TAG), __name__)
+@pytest.mark.parametrize("kv_bits", [8, 4])
+def test_quantiser(kv_bits: int) -> None:
+    block = Quantiser(tag_bits=TAG, kv_bits=kv_bits)
+    run_block(block, __name__, parameters={"kv_bits": kv_bits})
 
 
 def test_parameters() -> None:
     with pytest.raises(ValueError, match="tag_bits = 0"):
         Quantiser(tag_bits=0)
+    with pytest.raises(ValueError, match="kv_bits = 5"):
+        Quantiser(tag_bits=1, kv_bits=5)

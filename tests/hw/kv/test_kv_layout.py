@@ -8,16 +8,21 @@ from tokenloom.hw.kv.kv_layout import KvLayout
 
 
 @pytest.mark.parametrize(
-    ("columns", "port_bits", "page_tokens", "head_size", "kv_heads", "layers", "blocks_per_beat"),
+    (
+        "columns", "port_bits", "page_tokens", "head_size", "kv_heads", "layers",
+        "blocks_per_beat", "code_bits",
+    ),
     [
-        (16, 512, 64, 64, 3, 2, 1),
-        (4, 256, 32, 8, 4, 3, 1),
-        (32, 512, 64, 96, 1, 2, 2),
-        (6, 256, 96, 40, 2, 1, 1),
+        (16, 512, 64, 64, 3, 2, 1, 8),
+        (4, 256, 32, 8, 4, 3, 1, 8),
+        (32, 512, 64, 96, 1, 2, 2, 8),
+        (6, 256, 96, 40, 2, 1, 1, 8),
+        (16, 512, 64, 64, 3, 2, 1, 4),
+        (6, 256, 96, 42, 2, 1, 1, 4),
     ],
-)
+)  # fmt: skip
 def test_bytes_are_distinct(
-    columns, port_bits, page_tokens, head_size, kv_heads, layers, blocks_per_beat
+    columns, port_bits, page_tokens, head_size, kv_heads, layers, blocks_per_beat, code_bits
 ):
     layout = KvLayout(
         columns=columns,
@@ -27,6 +32,7 @@ def test_bytes_are_distinct(
         kv_heads=kv_heads,
         layers=layers,
         blocks_per_beat=blocks_per_beat,
+        code_bits=code_bits,
     )
     word = port_bits // 8
     for name in ("k_offset", "v_offset", "head_stride", "layer_stride", "page_stride"):
@@ -47,7 +53,8 @@ def test_bytes_are_distinct(
                 assert 0 <= channel < columns
                 assert low <= address < low + layout.head_stride
             seen.update(found)
-    expected = 2 * layers * kv_heads * page_tokens * 2 * (layout.dim_blocks + head_size)
+    codes = head_size * code_bits // 8
+    expected = 2 * layers * kv_heads * page_tokens * 2 * (layout.dim_blocks + codes)
     assert len(seen) == expected
 
 
@@ -72,6 +79,8 @@ def test_small_example():
         ({"page_tokens": 48}, "page_tokens"),
         ({"columns": 0}, "columns"),
         ({"columns": 24}, "page_tokens"),
+        ({"code_bits": 5}, "code_bits"),
+        ({"code_bits": 4, "head_size": 63}, "head_size"),
     ],
 )
 def test_refusals(change, message):

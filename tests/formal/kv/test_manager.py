@@ -1,0 +1,14 @@
+"""Proof: the KV manager never loses a page and never shares one by mistake."""
+
+import pytest
+
+from tests.deep import deep
+from tests.formal.kv.manager_proof import ManagerProof
+from tests.formal.sby import prove
+
+SMALL = {"slots": 2, "pages": 3, "positions": 8, "page_tokens": 2, "slot_pages": 2}
+
+
+@pytest.mark.parametrize(("mode", "depth"), [("prove", 1), deep("bmc", 24)])
+def test_manager(mode, depth):
+    prove("kv_manager", ManagerProof(**SMALL), mode=mode, depth=depth)

@@ -1,0 +1,65 @@
+"""The free list against a set: every page once, the one returned last first."""
+
+import cocotb
+import pytest
+from cocotb.triggers import FallingEdge, RisingEdge
+
+from tests.hw.memory.test_tape_reader import begin, configured
+from tokenloom.hw.kv.free_list import FreeList
+from tokenloom.sim.bench import run_block
+
+INPUTS = "take_valid give_valid give_page".split()
+
+
+@cocotb.test()
+async def random_traffic(dut):
+    given, random, _ = configured()
+    pages = given["pages"]
+    await begin(dut, INPUTS)
+    stack, fresh, out = [], 0, []
+    emptied = filled = 0
+    for turn in range(4000):
+        # Phases that drain it and phases that fill it.
+        taking = 0.8 if turn // 40 % 2 else 0.3
+        give = random.random() > taking and out
+        dut.take_valid.value = take = int(random.random() < taking)
+        dut.give_valid.value = int(bool(give))
+        if give:
+            returned = out.pop(random.randrange(len(out)))
+            dut.give_page.value = returned
+        free = pages - fresh + len(stack)
+        emptied += free == 0
+        filled += free == pages
+        await RisingEdge(dut.clk)
+        assert int(dut.count.value) == free
+        assert int(dut.take_ready.value) == int(free > 0 and not give)
+        taken = take and dut.take_ready.value == 1
+        await FallingEdge(dut.clk)
+        if give:
+            stack.append(returned)
+        if taken:
+            expected = stack.pop() if stack else fresh
+            fresh += expected == fresh
+            assert int(dut.page.value) == expected
+            assert expected not in out
+            out.append(expected)
+        elif out and turn % 3:
+            # The page taken last stays.
+            latest = int(dut.page.value)
+            dut.take_valid.value = 0
+            dut.give_valid.value = 0
+            await FallingEdge(dut.clk)
+            assert int(dut.page.value) == latest
+    assert emptied > 20
+    assert filled > 20
+
+
+@pytest.mark.parametrize("pages", [5, 8, 1])
+def test_free_list(pages):
+    run_block(FreeList(pages=pages), "tests.hw.kv.test_free_list", parameters={"pages": pages})
+
+
+@pytest.mark.parametrize("pages", [0, 65537])
+def test_refusals(pages):
+    with pytest.raises(ValueError, match=f"pages .*{pages}"):
+        FreeList(pages=pages)
