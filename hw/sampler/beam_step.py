@@ -35,8 +35,12 @@ class BeamStep(Block):
         Diversity penalty, 16 fraction bits, stable in a step.
     in_valid : In(1)
         A candidate; not from a group's last one to its last `out_valid`.
-    in_beam : In(3), in_token : In(vocab_bits), in_log : In(signed(32))
-        Its beam, its id and its logarithm; beams ascending, each one's largest first.
+    in_beam : In(3)
+        Its beam; beams ascending.
+    in_token : In(vocab_bits)
+        Its id.
+    in_log : In(signed(32))
+        Its base-2 logarithm, 16 fraction bits; each beam's largest first.
     in_score : In(signed(48))
         Its beam's score.
     in_last : In(1)
@@ -44,8 +48,12 @@ class BeamStep(Block):
     out_valid : Out(1)
         A beam that goes on, the largest score first: `width` in successive cycles, or as many as
         the group had candidates.
-    out_beam, out_token, out_score : Out
-        Its parent, its token, its score.
+    out_beam : Out(3)
+        Its parent.
+    out_token : Out(vocab_bits)
+        Its token.
+    out_score : Out(signed(48))
+        Its score, the penalty in it.
 
     Latency
     -------
