@@ -1,7 +1,7 @@
 """A Llama-family checkpoint in memory, with its weights exactly as the file stores them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from tokenloom.compiler.errors import ModelError
 
-__all__ = ["BLOCK", "Checkpoint", "LayerWeights", "Matrix", "MatrixKind", "ModelShape"]
+__all__ = [
+    "BLOCK",
+    "Checkpoint",
+    "LayerWeights",
+    "Matrix",
+    "MatrixKind",
+    "ModelShape",
+    "interleaved",
+]
 
 BLOCK = 32
 """Weights in one quantisation block, along the reduction axis."""
@@ -30,6 +38,16 @@ _RANGES = {
     "positions": (1, 1 << 24),
 }
 """Allowed values of each dimension, both ends included."""
+
+
+def interleaved(rows: int, head_size: int) -> NDArray[np.int64]:
+    """Return the order that brings rows i and i + head_size/2 of every head to 2i and 2i+1.
+
+    Hugging Face's files, and GGUF's of the qwen architectures, rotate the former pairs; the chip
+    rotates neighbours.
+    """
+    half = np.arange(rows).reshape(-1, 2, head_size // 2)
+    return np.ascontiguousarray(half.transpose(0, 2, 1)).reshape(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +84,8 @@ class ModelShape:
         Token that the model's files name as the start of a text.
     eos : tuple of int
         Tokens that end a text; may be empty.
+    qkv_bias : bool
+        Query, key and value projections add a bias.
 
     Raises
     ------
@@ -87,6 +107,7 @@ class ModelShape:
     tied: bool
     bos: int | None
     eos: tuple[int, ...]
+    qkv_bias: bool = False
 
     def __post_init__(self) -> None:
         for field, (low, high) in _RANGES.items():
@@ -245,6 +266,15 @@ class Matrix:
         values = values.reshape(len(values), self.blocks * BLOCK)
         return values[:, : self.cols]
 
+    def taken(self, rows: NDArray[np.integer]) -> "Matrix":
+        """Return these rows, in this order, exactly as stored."""
+        parts = {
+            name: None if part is None else np.ascontiguousarray(part[rows])
+            for name in ("codes", "scale", "minimum", "dense")
+            for part in (getattr(self, name),)
+        }
+        return replace(self, **parts)
+
     def quantised(self) -> "Matrix":
         """Return the matrix in blocks: itself if it is quantised, otherwise as Q8_0.
 
@@ -300,6 +330,8 @@ class LayerWeights:
         Input projections of SwiGLU.
     down : Matrix [width, ffn]
         Output projection of SwiGLU.
+    q_bias, k_bias, v_bias : float32 array [rows of q, k, v] or None
+        Added to the projections, before RoPE and in its order; exactly with `qkv_bias`.
     """
 
     attn_norm: NDArray[np.float32]
@@ -311,6 +343,14 @@ class LayerWeights:
     gate: Matrix
     up: Matrix
     down: Matrix
+    q_bias: NDArray[np.float32] | None = None
+    k_bias: NDArray[np.float32] | None = None
+    v_bias: NDArray[np.float32] | None = None
+
+    def bias(self, name: str) -> NDArray[np.float32] | None:
+        """The bias of the projection `name`, if it has one."""
+        found: NDArray[np.float32] | None = getattr(self, f"{name}_bias", None)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -369,6 +409,16 @@ class Checkpoint:
                 self._check_matrix(f"layer {index} {name}", getattr(layer, name), size)
             self._check_vector(f"layer {index} attn_norm", layer.attn_norm)
             self._check_vector(f"layer {index} ffn_norm", layer.ffn_norm)
+            for name in ("q", "k", "v"):
+                bias = layer.bias(name)
+                if (bias is not None) != s.qkv_bias:
+                    raise ModelError(
+                        f"{self.source}: layer {index} {name} has "
+                        f"{'no' if bias is None else 'a'} bias, expected is "
+                        f"{'one' if s.qkv_bias else 'none'}"
+                    )
+                if bias is not None:
+                    self._check_vector(f"layer {index} {name}_bias", bias, expected[name][0])
 
     def _check_matrix(self, name: str, matrix: Matrix, size: tuple[int, int]) -> None:
         if (matrix.rows, matrix.cols) != size:
@@ -377,11 +427,14 @@ class Checkpoint:
                 f"{size[0]} x {size[1]}"
             )
 
-    def _check_vector(self, name: str, vector: NDArray[np.float32]) -> None:
-        if vector.shape != (self.shape.width,) or vector.dtype != np.float32:
+    def _check_vector(
+        self, name: str, vector: NDArray[np.float32], size: int | None = None
+    ) -> None:
+        size = self.shape.width if size is None else size
+        if vector.shape != (size,) or vector.dtype != np.float32:
             raise ModelError(
                 f"{self.source}: {name} is {vector.dtype} {list(vector.shape)}, expected "
-                f"float32 [{self.shape.width}]"
+                f"float32 [{size}]"
             )
         if not np.isfinite(vector).all():
             raise ModelError(f"{self.source}: {name} holds an infinity or a NaN")

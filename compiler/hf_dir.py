@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenloom.compiler.checkpoint import Checkpoint, LayerWeights, Matrix, MatrixKind, ModelShape
+from tokenloom.compiler.checkpoint import (
+    Checkpoint,
+    LayerWeights,
+    Matrix,
+    MatrixKind,
+    ModelShape,
+    interleaved,
+)
 from tokenloom.compiler.errors import ModelError
 
 __all__ = ["load_hf", "read_json"]
@@ -18,6 +25,12 @@ _DTYPES: dict[str, tuple[str, MatrixKind]] = {
     "BF16": ("<u2", "bf16"),
 }
 """safetensors type: numpy type of its bytes, and the matrix kind."""
+
+_ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+}
+"""Architecture, as config.json names it, and its model type."""
 
 _MAX_HEADER = 100_000_000
 """Bytes; safetensors itself allows no more."""
@@ -139,7 +152,7 @@ class _Weights:
 
 
 def load_hf(path: str | Path) -> Checkpoint:
-    """Read a Llama model in Hugging Face layout.
+    """Read a model of the Llama family in Hugging Face layout.
 
     Q and K rows are permuted from the half-split order of these files (i rotates with
     i + head_size/2) to the interleaved one (2i rotates with 2i+1).
@@ -179,7 +192,7 @@ def load_hf(path: str | Path) -> Checkpoint:
         used.add(name)
         values, kind = weights.dense(name, (rows, cols))
         if rotated:
-            values = _interleave(values, shape.head_size)
+            values = np.ascontiguousarray(values[interleaved(rows, shape.head_size)])
         try:
             return Matrix(kind=kind, cols=cols, dense=values)
         except ModelError as error:
@@ -188,6 +201,13 @@ def load_hf(path: str | Path) -> Checkpoint:
     def vector(name: str) -> NDArray[np.float32]:
         used.add(name)
         return weights.dense(name, (shape.width,))[0]
+
+    def bias(name: str, rows: int, *, rotated: bool = False) -> NDArray[np.float32] | None:
+        if not shape.qkv_bias:
+            return None
+        used.add(name)
+        values = weights.dense(name, (rows,))[0]
+        return values[interleaved(rows, shape.head_size)] if rotated else values
 
     def layer(prefix: str) -> LayerWeights:
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
@@ -201,6 +221,9 @@ def load_hf(path: str | Path) -> Checkpoint:
             gate=matrix(mlp + "gate_proj.weight", shape.ffn, shape.width),
             up=matrix(mlp + "up_proj.weight", shape.ffn, shape.width),
             down=matrix(mlp + "down_proj.weight", shape.width, shape.ffn),
+            q_bias=bias(attention + "q_proj.bias", queries, rotated=True),
+            k_bias=bias(attention + "k_proj.bias", keys, rotated=True),
+            v_bias=bias(attention + "v_proj.bias", keys),
         )
 
     stored = embedding_name if embedding_name in weights or not tied else head_name
@@ -216,24 +239,34 @@ def load_hf(path: str | Path) -> Checkpoint:
     left = sorted(name for name in weights.names - used if not name.endswith(_IGNORED))
     if left:
         raise ModelError(
-            f"{weights.path}: unsupported tensor {left[0]} ({len(left)} such); a Llama model has "
-            "weights only: no biases, experts or query/key norms"
+            f"{weights.path}: unsupported tensor {left[0]} ({len(left)} such); allowed are the "
+            f"weights of {_architecture(folder / 'config.json', config)}: no other biases, experts "
+            "or norms"
         )
     return checkpoint
 
 
+def _architecture(path: Path, config: dict[str, Any]) -> str:
+    """Return the model type, or refuse it."""
+    names = config.get("architectures") or [config.get("model_type")]
+    if isinstance(names, list) and len(names) == 1:
+        for name, kind in _ARCHITECTURES.items():
+            if names[0] in (name, kind):
+                return kind
+    raise ModelError(
+        f"{path}: architecture {names} is not supported; allowed are " + ", ".join(_ARCHITECTURES)
+    )
+
+
 def _refuse_unsupported(path: Path, config: dict[str, Any]) -> None:
     """Refuse what would change the arithmetic."""
-    names = config.get("architectures") or [config.get("model_type")]
-    if names != ["LlamaForCausalLM"] and names != ["llama"]:
-        raise ModelError(
-            f"{path}: architecture {names} is not supported; allowed is LlamaForCausalLM"
-        )
+    _architecture(path, config)
     for key, allowed in (
         ("attention_bias", False),
         ("mlp_bias", False),
         ("hidden_act", "silu"),
         ("quantization_config", None),
+        ("use_sliding_window", False),
     ):
         if config.get(key, allowed) != allowed:
             raise ModelError(f"{path}: {key} is {config[key]!r}; allowed is {allowed!r}")
@@ -281,6 +314,7 @@ def _shape(folder: Path, config: dict[str, Any], tied: bool) -> ModelShape:
             tied=tied,
             bos=bos,
             eos=eos,
+            qkv_bias=_architecture(path, config) == "qwen2",
         )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
@@ -300,10 +334,3 @@ def _special(folder: Path, config: dict[str, Any]) -> tuple[int | None, tuple[in
         if isinstance(token, bool) or not isinstance(token, int):
             raise ModelError(f"{folder}: {token!r} is no token id; bos and eos must be integers")
     return bos, tuple(dict.fromkeys(eos))
-
-
-def _interleave(rows: NDArray[np.float32], head_size: int) -> NDArray[np.float32]:
-    """Move rows i and i + head_size/2 of every head to 2i and 2i+1."""
-    cols = rows.shape[1]
-    heads = rows.reshape(-1, 2, head_size // 2, cols)
-    return np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, cols)

@@ -45,8 +45,11 @@ class Probe:
         shape, count = self.shape, len(self._stream)
         x = self._normalised(weights.attn_norm)
         q, k, v = (
-            (x @ t.values().T).reshape(count, -1, shape.head_size)
-            for t in (tensors.q, tensors.k, tensors.v)
+            (x @ getattr(tensors, name).values().T + (0 if bias is None else bias)).reshape(
+                count, -1, shape.head_size
+            )
+            for name in ("q", "k", "v")
+            for bias in (weights.bias(name),)
         )
         q, k = (self._rotated(part) for part in (q, k))
         group = shape.heads // shape.kv_heads

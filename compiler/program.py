@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tokenloom.compiler.bias import ONES
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
+from tokenloom.hw.array.operand_buffer import OPERAND_SUM
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.memory.tape_format import TapeKind
+from tokenloom.hw.numbers.formats import ACTIVATION_BITS
 from tokenloom.hw.sequencer.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
 from tokenloom.hw.sequencer.registers import MODEL, Select
 
@@ -69,6 +72,8 @@ class Program:
     gains : list
         int16 gains of every norm in order, each padded to whole blocks of 32.
     frequencies : list of int
+    ones : int
+        Operand block that holds the constant `bias.ONES`.
     """
 
     queues: dict[Unit, list[Instruction]]
@@ -76,6 +81,7 @@ class Program:
     registers: dict[str, int]
     gains: list[list[int]]
     frequencies: list[int]
+    ones: int
 
     def in_order(self) -> list[Instruction]:
         """Every unit's instructions, each behind all that it depends on."""
@@ -112,6 +118,9 @@ def configuration(program: Program, hardware: HardwareConfig) -> Iterator[tuple[
             address += 1
     for address, frequency in enumerate(program.frequencies):
         yield Select.FREQUENCIES, address, frequency
+    # With shift 0, so the order of codes, shift and sum is all that matters here.
+    value = sum(x << ACTIVATION_BITS * i for i, x in enumerate(ONES))
+    yield Select.OPERANDS, program.ones, value | sum(ONES) << OPERAND_SUM
     value = 0
     for name, field_ in MODEL:
         number = program.registers[name]
@@ -160,7 +169,8 @@ class _Regions:
         self.key_blocks = -(-shape.head_size // BLOCK)
         self.slots = max(1, hardware.max_group)
         self.norm = 0
-        self.context = self.norm + -(-shape.width // BLOCK)
+        self.ones = self.norm + -(-shape.width // BLOCK)  # behind the norm, for biases
+        self.context = self.ones + 1
         self.hidden = self.context + -(-shape.heads * shape.head_size // BLOCK)
         self.query = self.hidden + -(-shape.ffn // BLOCK)
         self.end = self.query + shape.kv_heads * self.slots * self.key_blocks
@@ -241,8 +251,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
             tensor = getattr(layer, name)
             done_query = matmul(
                 number, name, dest, {Unit.NORM: done_norm}, rows=tensor.rows,
-                x_base=regions.norm, beats=blocks, shift=layer.shift[name], floor=own_floor,
-                kappa=kappa, y_base=regions.query,
+                x_base=regions.norm, beats=tensor.tape_blocks, shift=layer.shift[name],
+                floor=own_floor, kappa=kappa, y_base=regions.query,
             )  # fmt: skip
 
         def keys(head: int, number: int = number, done_query: int = done_query,
@@ -365,4 +375,5 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         registers=registers,
         gains=gains,
         frequencies=[int(f) for f in model.freq],
+        ones=regions.ones,
     )

@@ -6,6 +6,7 @@ shape or board. The result, `QuantModel`, is what the golden model runs and what
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tokenloom.compiler.bias import QBias, quantise_bias
 from tokenloom.compiler.checkpoint import Checkpoint, LayerWeights, Matrix, ModelShape
 from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.probe import HEADROOM, Probe
@@ -54,6 +56,8 @@ class QTensor:
     minimum : uint16 array [N, nb] or None
     e0 : int
         Base exponent: the least significant bit is 2^(e0 - 25).
+    bias : QBias or None
+        Added to the accumulators: on the tape one more block of every row.
     """
 
     name: str
@@ -63,6 +67,7 @@ class QTensor:
     scale: npt.NDArray[np.uint16]
     minimum: npt.NDArray[np.uint16] | None
     e0: int
+    bias: QBias | None = None
 
     @property
     def rows(self) -> int:
@@ -73,6 +78,24 @@ class QTensor:
     def blocks(self) -> int:
         """Blocks of 32 along the reduction."""
         return int(self.codes.shape[1])
+
+    @property
+    def tape_blocks(self) -> int:
+        """Blocks of a row on the tape: with the bias's."""
+        return self.blocks + (self.bias is not None)
+
+    def tape(
+        self,
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16], npt.NDArray[np.uint16] | None]:
+        """Codes [N, tape_blocks, 32], scales and minima [N, tape_blocks] of the tape."""
+        if self.bias is None:
+            return self.codes, self.scale, self.minimum
+        codes = np.concatenate([self.codes, self.bias.codes[:, None]], axis=1)
+        scale = np.concatenate([self.scale, self.bias.scale[:, None]], axis=1)
+        if self.minimum is None:
+            return codes, scale, None
+        nothing = np.zeros((self.rows, 1), dtype=np.uint16)
+        return codes, scale, np.concatenate([self.minimum, nothing], axis=1)
 
     def integers(self, rows: slice = slice(None)) -> fx.Int:
         """W_int = code (m << sw) + (m_min << sw_min), exact.
@@ -303,15 +326,34 @@ def _layer(
     }
     tensors["gate_up"] = _tensor(prefix + "gate_up", source, [weights.gate, weights.up])
     attn_gain, ffn_gain = _gain(weights.attn_norm), _gain(weights.ffn_norm)
+    # Biases in units of the accumulator as it would be without a floor.
+    added = {
+        name: np.ldexp(bias.astype(np.float64), 25 - tensors[name].e0 + attn_gain.output_fraction)
+        for name in ("k", "v", "q")
+        if (bias := weights.bias(name)) is not None
+    }
     floor = {}
     for group in (("k", "v", "q"), ("o",), ("gate_up",), ("down",)):
         named = [(prefix + name, tensors[name]) for name in group]
-        shared = exponent_floor(source, named, proofs)
+        peaks = {prefix + n: float(np.abs(added[n]).max()) for n in group if n in added}
+        shared = exponent_floor(source, named, proofs, peaks)
         floor.update(dict.fromkeys(group, shared))
 
     fraction, shift = {}, {}
     for name, turn in (("k", math.sqrt(2)), ("v", 1.0), ("q", math.sqrt(2))):
-        bound = float(row_bounds(tensors[name], weights.attn_norm).max()) * turn
+        bounds = row_bounds(tensors[name], weights.attn_norm)
+        bias = weights.bias(name)
+        if bias is not None:
+            bounds = bounds + np.abs(bias)
+            tensors[name] = dataclasses.replace(
+                tensors[name],
+                bias=quantise_bias(
+                    f"{source}: {prefix}{name}",
+                    tensors[name].bits,
+                    np.ldexp(added[name], -floor[name]),
+                ),
+            )
+        bound = float(bounds.max()) * turn
         limit = 25 - tensors[name].e0 - floor[name] + attn_gain.output_fraction
         fraction[name] = min(fraction_bits(bound), limit)
         shift[name] = limit - fraction[name]

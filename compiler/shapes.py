@@ -52,7 +52,7 @@ _TABLE: dict[str, tuple[str, tuple[int, ...], float, float, bool, str]] = {
     "Qwen2.5-7B": (
         "Qwen/Qwen2.5-7B-Instruct",
         (3584, 18944, 28, 28, 4, 128, 152064, 32768), 1e6, 1e-6, False,
-        "the bias of q, k and v",
+        "",
     ),
     "Llama-3-8B": (
         "meta-llama/Meta-Llama-3-8B",
@@ -69,13 +69,17 @@ _TABLE: dict[str, tuple[str, tuple[int, ...], float, float, bool, str]] = {
     ),
 }  # fmt: skip
 
+_BIASED = ("Qwen2.5-7B",)
+"""Models whose q, k and v have a bias."""
+
 
 def _shape(name: str) -> ModelShape:
     _, sizes, theta, eps, tied, _ = _TABLE[name]
     numbers: dict[str, Any] = dict(zip(_FIELDS, sizes, strict=True))
     return ModelShape(
-        name=name, **numbers, rope_theta=theta, norm_eps=eps, tied=tied, bos=None, eos=()
-    )
+        name=name, **numbers, rope_theta=theta, norm_eps=eps, tied=tied, bos=None, eos=(),
+        qkv_bias=name in _BIASED,
+    )  # fmt: skip
 
 
 PUBLIC_MODELS: dict[str, PublicModel] = {

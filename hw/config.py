@@ -249,11 +249,13 @@ class HardwareConfig:
 
     @property
     def operand_blocks(self) -> int:
-        """Blocks in an operand buffer at the maxima: norm output, context, hidden, queries."""
+        """Blocks in an operand buffer at the maxima: norm output, the constant block for biases,
+        context, hidden, queries.
+        """
         top = self.maxima
         context = -(-top.heads * top.head_size // BLOCK)
         queries = top.kv_heads * self.max_group * self.head_blocks
-        return self.width_blocks + context + self.ffn_blocks + queries
+        return self.width_blocks + 1 + context + self.ffn_blocks + queries
 
     @property
     def array_operations(self) -> int:

@@ -76,6 +76,7 @@ class ExactMatrix:
                 self._weights[rows] = whole
         # The largest |W_int| sum of any row, per block; twice, for rounding in the bound itself.
         self._l1 = 2 * l1
+        self._bias = None if tensor.bias is None else tensor.bias.integers()
 
     def _chunks(self, step: int) -> Iterator[slice]:
         for start in range(0, self.rows, step):
@@ -130,8 +131,10 @@ class ExactMatrix:
         for rows in self._chunks(step):
             weights = buffer[: rows.stop - rows.start]
             np.copyto(weights, self._weights[rows])
+            bias = 0 if self._bias is None else self._bias[rows]
             if whole:
-                yield rows, (parts[0][0] @ weights.T).astype(np.int64) << base[:, None]
+                product = (parts[0][0] @ weights.T).astype(np.int64)
+                yield rows, (product << base[:, None]) + bias
                 continue
             acc = np.zeros((len(x), len(weights)), dtype=np.int64)
             for part, left, members in parts:
@@ -140,7 +143,7 @@ class ExactMatrix:
                 else:
                     product = (part @ weights.T).astype(np.int64)
                 acc[members] += product << np.int64(left)
-            yield rows, acc << base[:, None]
+            yield rows, (acc << base[:, None]) + bias
 
     def _split(
         self, x: Int, left: int, members: npt.NDArray[np.intp]

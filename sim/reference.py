@@ -180,8 +180,14 @@ class Reference:
         """Return rotated q [T, heads, head_size], rotated k and v [T, kv_heads, head_size]."""
         h = self._norm(x, layer.attn_norm)
         q, k, v = (
-            (h @ self._weights(matrix).T).reshape(len(x), -1, self._checkpoint.shape.head_size)
-            for matrix in (layer.q, layer.k, layer.v)
+            (h @ self._weights(matrix).T + (0 if bias is None else bias)).reshape(
+                len(x), -1, self._checkpoint.shape.head_size
+            )
+            for matrix, bias in (
+                (layer.q, layer.q_bias),
+                (layer.k, layer.k_bias),
+                (layer.v, layer.v_bias),
+            )
         )
         return _rotate(q, angles), _rotate(k, angles), v
 

@@ -67,6 +67,7 @@ def random_model(
     tied: bool = True,
     positions: int = 256,
     eos: tuple[int, ...] = (),
+    bias: float = 0.0,
     seed: int = 1,
 ) -> Checkpoint:
     """A random checkpoint whose magnitudes are those of a trained one.
@@ -77,6 +78,8 @@ def random_model(
         "q8_0", "q4_0", "q4_1" or "f32", of every matrix.
     kinds : dict, optional
         Matrices ("q", "down", "embedding", ...) of another kind.
+    bias : float
+        Size of the biases of q, k and v; 0 for none.
     """
     rng = np.random.default_rng(seed)
     kinds = kinds or {}
@@ -84,7 +87,7 @@ def random_model(
         name=f"random-{width}-{ffn}-{heads}-{kv_heads}-{head_size}-{vocab}-{layers}-{kind}",
         width=width, ffn=ffn, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
         vocab=vocab, positions=positions, rope_theta=10000.0, norm_eps=1e-5, tied=tied, bos=None,
-        eos=eos,
+        eos=eos, qkv_bias=bias != 0.0,
     )  # fmt: skip
 
     def matrix(name: str, rows: int, cols: int, gain: float = 1.0) -> Matrix:
@@ -94,6 +97,16 @@ def random_model(
         return rng.uniform(0.5, 1.5, width).astype(np.float32)
 
     queries, keys = heads * head_size, kv_heads * head_size
+
+    def biases() -> dict[str, np.ndarray]:
+        if not bias:
+            return {}
+        sizes = {"q_bias": queries, "k_bias": keys, "v_bias": keys}
+        return {
+            name: (rng.normal(0, bias, size) * np.exp2(rng.uniform(-6, 1, size))).astype(np.float32)
+            for name, size in sizes.items()
+        }
+
     stack = tuple(
         LayerWeights(
             attn_norm=norm(),
@@ -105,6 +118,7 @@ def random_model(
             gate=matrix("gate", ffn, width),
             up=matrix("up", ffn, width),
             down=matrix("down", width, ffn),
+            **biases(),
         )
         for _ in range(layers)
     )

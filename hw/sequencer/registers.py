@@ -38,3 +38,4 @@ class Select:
     TAPE = 7
     REGISTERS = 8
     CODEBOOK = 9
+    OPERANDS = 10

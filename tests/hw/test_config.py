@@ -89,7 +89,7 @@ def test_derived():
     assert hardware.head_blocks == 2
     assert hardware.pages_per_slot == 16
     # norm 18, context 18, hidden 48, queries 3 * 3 * 2 blocks
-    assert hardware.operand_blocks == 18 + 18 + 48 + 18
+    assert hardware.operand_blocks == 18 + 1 + 18 + 48 + 18
     assert hardware.array_operations == 30 * (6 + 3 * (1 + 2)) + 1
 
 
