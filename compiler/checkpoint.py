@@ -1,7 +1,7 @@
 """A Llama-family checkpoint in memory, with its weights exactly as the file stores them."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -268,12 +268,16 @@ class Matrix:
 
     def taken(self, rows: NDArray[np.integer]) -> "Matrix":
         """Return these rows, in this order, exactly as stored."""
-        parts = {
-            name: None if part is None else np.ascontiguousarray(part[rows])
-            for name in ("codes", "scale", "minimum", "dense")
-            for part in (getattr(self, name),)
-        }
-        return replace(self, **parts)
+        if self.dense is not None:
+            return Matrix(kind=self.kind, cols=self.cols, dense=self.dense[rows])
+        assert self.codes is not None and self.scale is not None
+        return Matrix(
+            kind=self.kind,
+            cols=self.cols,
+            codes=self.codes[rows],
+            scale=self.scale[rows],
+            minimum=None if self.minimum is None else self.minimum[rows],
+        )
 
     def quantised(self) -> "Matrix":
         """Return the matrix in blocks: itself if it is quantised, otherwise as Q8_0.
