@@ -135,7 +135,7 @@ class Gain:
     @property
     def output_fraction(self) -> int:
         """Fraction bits of the norm's fixed32 result."""
-        return self.fraction + fx.RSQRT_FRAC
+        return self.fraction + fx.NORM_FRAC
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

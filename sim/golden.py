@@ -332,7 +332,7 @@ class Golden:
         self, name: str, layer: int, stream: Int, gain: npt.NDArray[np.int16], floor: int
     ) -> tuple[Int, Int]:
         """Points 4 to 7: residual rows [R, D] become codes [R, nb, 32] and shifts [R, nb]."""
-        y, k = fx.rsqrt_rows([s + self.model.eps_int for s in fx.sum_squares(stream)])
+        y, k = fx.rsqrt_rows(fx.norm_sums(fx.sum_squares(stream), self.model.eps_int))
         value = self._counted(fx.norm(stream, gain, y, k))
         return self._quantised(name, layer, value, floor)
 

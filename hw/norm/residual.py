@@ -7,12 +7,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.numbers.arith import sat32
-from tokenloom.hw.numbers.formats import BLOCK
+from tokenloom.hw.numbers.formats import BLOCK, SS_BITS
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["Residual"]
-
-SS_BITS = 80
 
 
 class Residual(Block):

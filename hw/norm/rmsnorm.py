@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Signal, signed
+from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.norm.rsqrt import Rsqrt
 from tokenloom.hw.numbers.arith import or_tree, round_shift, sat32
-from tokenloom.hw.numbers.formats import BLOCK
+from tokenloom.hw.numbers.formats import (
+    BLOCK,
+    EPS_BITS,
+    EPS_FRAC,
+    NORM_SHIFT,
+    RSQRT_FRAC,
+    SS_BITS,
+)
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["RmsNorm"]
 
-SS_BITS = 80
 GAIN_BITS = 16
-EPS_BITS = 48
 
 
 class RmsNorm(Block):
-    """`v = sat32(rs(r·g·y, k))` with `y, k = rsqrt(ss + eps)`, row after row.
+    """`v = sat32(rs(r·g·y, max(k - 7, 0)))` with `y, k = rsqrt((ss << 16) + eps)`, row after row.
 
     One scan unit serves all rows; the reciprocal root of row r + 1 is computed while row r is
     scanned.
@@ -48,7 +53,7 @@ class RmsNorm(Block):
         are 0 in the memory, so what lies there in the residual memory does not matter.
     gain_base : In
         Word address of the operation's gains.
-    eps : In(48)
+    eps : In(64)
         `eps_int`, 1 or more.
     floor : In(5)
         The quantiser's floor. (These five are read in the cycle of `start`.)
@@ -207,7 +212,7 @@ class RmsNorm(Block):
         with m.If(pick):
             m.d.sync += [
                 rows_picked.eq(rows_picked + 1),
-                rsqrt.s.eq(sums[rows_picked[: len(self.res_row)]] + eps),
+                rsqrt.s.eq((sums[rows_picked[: len(self.res_row)]] << EPS_FRAC) + eps),
             ]
 
         # Words: res_en, res_row and res_addr are the scan's registers.
@@ -283,13 +288,13 @@ class RmsNorm(Block):
             gain_addr = follower
         m.d.comb += [read.en.eq(valid[data - 1]), read.addr.eq(gain_addr)]
 
-        # The row's y and k: taken over when the row's first word comes to where they are used.
+        # The row's y and shift: taken over when the row's first word comes to where they are used.
         # (The next root is at least INTERVAL cycles behind the scan's begin.)
-        y, k = Signal(16, reset_less=True), Signal(6, reset_less=True)
+        y, shift = Signal(RSQRT_FRAC, reset_less=True), Signal(6, reset_less=True)
         with m.If(valid[data + 1] & chain[data + 1][3]):
             m.d.sync += y.eq(rsqrt.y)
         with m.If(valid[data + 3] & chain[data + 3][3]):
-            m.d.sync += k.eq(rsqrt.k)
+            m.d.sync += shift.eq(Mux(rsqrt.k < -NORM_SHIFT, 0, rsqrt.k + NORM_SHIFT))
 
         # Per lane: r·g in two cycles, ·y in two, rounding shift, clamp into the block's register.
         part_bits = per_block.bit_length() - 1
@@ -309,7 +314,7 @@ class RmsNorm(Block):
                 with m.If(valid[data + step]):
                     m.d.sync += product[step].eq(source)
             with m.If(valid[data + 4]):
-                m.d.sync += rounded.eq(round_shift(product[3], k))
+                m.d.sync += rounded.eq(round_shift(product[3], shift))
             value, saturated = sat32(rounded)
             clamped.append(saturated)
             for part in range(per_block):

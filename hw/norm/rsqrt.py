@@ -7,25 +7,31 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.numbers.arith import bit_length
-from tokenloom.hw.numbers.tables import RSQRT_CLAMP, rsqrt_table
+from tokenloom.hw.numbers.formats import RSQRT_CLAMP, RSQRT_FRAC, SUM_TOTAL_BITS
+from tokenloom.hw.numbers.tables import rsqrt_table
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["Rsqrt"]
 
 
 class Rsqrt(Block):
-    """`1/sqrt(s) ≈ y · 2^(-16 - k)` by a table and one Newton step.
+    """`1/sqrt(s) ≈ y · 2^(-17 - k)` by a table and one Newton step, relative error < 2^-16.
+
+    Parameters
+    ----------
+    sum_bits : int
+        Width of a sum, 24..126.
 
     Members
     -------
     in_valid : In(1)
         `s` holds a sum.
-    s : In(80)
-        1 .. 2^77 - 1.
+    s : In(sum_bits)
+        1 or more.
     out_valid : Out(1)
         Strobe: `y` and `k` are new.
-    y : Out(16)
-        2^16 / sqrt(s / 4^k); it stays until the next result.
+    y : Out(17)
+        2^17 / sqrt(s / 4^k); it stays until the next result.
     k : Out(6)
         `(bitlen(s) - 1) // 2`; it stays until the next result.
 
@@ -36,13 +42,27 @@ class Rsqrt(Block):
     Duration
     --------
     One sum per cycle, with or without gaps.
+
+    Raises
+    ------
+    ValueError
+        When `sum_bits` is out of its range.
     """
 
     LATENCY = 10
 
-    def __init__(self) -> None:
+    def __init__(self, *, sum_bits: int = SUM_TOTAL_BITS) -> None:
+        if not 24 <= sum_bits <= 126:
+            raise ValueError(f"sum_bits = {sum_bits} is impossible: allowed is 24..126")
         super().__init__(
-            {"in_valid": In(1), "s": In(80), "out_valid": Out(1), "y": Out(16), "k": Out(6)}
+            {
+                "in_valid": In(1),
+                "s": In(sum_bits),
+                "out_valid": Out(1),
+                "y": Out(RSQRT_FRAC),
+                "k": Out(6),
+            },
+            params=(sum_bits,),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -66,9 +86,9 @@ class Rsqrt(Block):
 
         # 1, 2: s = m22 · 4^k, m22 with 22 fraction bits and two before them.
         s = follow(self.s, "s", 1, 1)[1]
-        n = Signal(7)
+        n = Signal(len(self.s).bit_length())
         m.d.comb += n.eq(bit_length(self.s))
-        k = follow((n - 1)[1:7], "k", 1, self.LATENCY - 1)
+        k = follow((n - 1)[1:].as_unsigned()[:6], "k", 1, self.LATENCY - 1)
         shifted = Cat(Const(0, 22), s) >> Cat(Const(0, 1), k[1])
         m22 = follow(shifted[:24], "m", 2, 4)
 
@@ -85,11 +105,11 @@ class Rsqrt(Block):
 
         # 8 to 10: y = y0 · (3 - t) / 2, rounded and clamped.
         result = follow((seed[7] * rest)[:50], "result", 8, 9)[9]
-        rounded = Signal(18)
-        m.d.comb += rounded.eq((result[32:] + 1)[1:])
+        rounded = Signal(RSQRT_FRAC + 2)
+        m.d.comb += rounded.eq((result[48 - RSQRT_FRAC :] + 1)[1:])
         with m.If(valid[9]):
             m.d.sync += [
-                self.y.eq(Mux(rounded > RSQRT_CLAMP, RSQRT_CLAMP, rounded)[:16]),
+                self.y.eq(Mux(rounded > RSQRT_CLAMP, RSQRT_CLAMP, rounded)[:RSQRT_FRAC]),
                 self.k.eq(k[9]),
             ]
         return m

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenloom.hw.numbers.tables import (
-    RSQRT_CLAMP,
+    EPS_FRAC,
     SILU_C1_FRAC,
     SILU_C2_FRAC,
     exp2_table,
@@ -43,6 +43,8 @@ __all__ = [
     "exp2_table",
     "mx_quantise",
     "norm",
+    "norm_shift",
+    "norm_sums",
     "prob_quantise",
     "prob_split",
     "recip_table",
@@ -52,6 +54,7 @@ __all__ = [
     "rope_coefficients",
     "round_shift",
     "rsqrt",
+    "rsqrt_mantissa",
     "rsqrt_rows",
     "rsqrt_table",
     "sat32",
@@ -80,7 +83,14 @@ PROB_FRAC = 17  # fraction bits of an unnormalised probability
 PROB_CODE_MAX = 32639  # 127 * 256 + 127: the largest code that splits into two int8
 PROB_CODE_BITS = 15
 EXP2_SHIFT_MAX = 31
-RSQRT_FRAC = 16  # y = 2^16 / sqrt(m)
+RSQRT_FRAC = 17  # y = 2^17 / sqrt(m)
+RSQRT_CLAMP = (1 << RSQRT_FRAC) - 1
+SS_BITS = 80  # sum of squares of a row
+SUM_TOTAL_BITS = SS_BITS + EPS_FRAC  # the same with epsilon's fraction bits
+EPS_BITS = 64  # epsilon as it is added there
+NORM_FRAC = 16  # fraction bits that a norm's result has more than its gain
+# What k has too much in it: y's bits beyond NORM_FRAC less the root of epsilon's fraction bits.
+NORM_SHIFT = RSQRT_FRAC - NORM_FRAC - EPS_FRAC // 2
 SINE_FRAC = 16
 KAPPA_FRAC = 16
 GATE_FRAC = 16  # fraction bits of the gate and of SiLU's result
@@ -220,29 +230,53 @@ def sum_squares(stream: npt.ArrayLike) -> list[int]:
     return [(int(a) << 32) + (int(b) << 17) + int(c) for a, b, c in zip(hh, hl, ll, strict=True)]
 
 
+def norm_sums(squares: list[int], eps_int: int) -> list[int]:
+    """S = (ss << 16) + eps_int of each row (point 5): epsilon enters the exact sum."""
+    return [(total << EPS_FRAC) + eps_int for total in squares]
+
+
+def rsqrt_mantissa(mantissa: npt.ArrayLike) -> Int:
+    """Point 5: y of normalised sums, by table and one Newton step.
+
+    Parameters
+    ----------
+    mantissa : int array
+        m22 = floor(2^22 S / 4^k), 2^22 <= m22 < 2^24.
+
+    Returns
+    -------
+    int64 array
+        17 bits, y = 2^17 / sqrt(S / 4^k) with a relative error below 2^-16 for every S with that
+        mantissa.
+    """
+    m22 = np.asarray(mantissa, dtype=np.int64)
+    seed = np.asarray(rsqrt_table(), dtype=np.int64)[m22 >> 14]
+    # Fits: 16 + 16 + 24 bits, then 16 + 34.
+    t = (seed * seed * m22) >> 22
+    # seed (3 - t) has 48 fraction bits and is twice the result.
+    y = round_shift(seed * ((3 << 32) - t), 49 - RSQRT_FRAC)
+    return np.minimum(y, RSQRT_CLAMP)
+
+
 def rsqrt(total: int) -> tuple[int, int]:
-    """Point 5: reciprocal square root by table and one Newton step.
+    """Point 5: reciprocal square root of an exact sum.
 
     Parameters
     ----------
     total : int
-        S = ss + eps_int, 1 <= S < 2^77 (a Python integer).
+        S, 1 <= S < 2^93 in the norm (a Python integer; the function takes any).
 
     Returns
     -------
     y : int
-        16 bits, y = 2^16 / sqrt(S / 4^k) with a relative error below 2^-15.
+        See `rsqrt_mantissa`.
     k : int
-        0..38; 1 / sqrt(S) = y * 2^(-16 - k).
+        0..46; 1 / sqrt(S) = y * 2^(-17 - k).
     """
     if total < 1:
         raise ValueError(f"rsqrt needs a positive sum, not {total}")
     k = (total.bit_length() - 1) // 2
-    m22 = (total << 22) >> (2 * k)
-    seed = rsqrt_table()[m22 >> 14]
-    t = (seed * seed * m22) >> 22
-    y = (seed * ((3 << 32) - t) + (1 << 32)) >> 33
-    return min(y, RSQRT_CLAMP), k
+    return int(rsqrt_mantissa((total << 22) >> (2 * k))), k
 
 
 def rsqrt_rows(totals: list[int]) -> tuple[Int, Int]:
@@ -254,7 +288,7 @@ def rsqrt_rows(totals: list[int]) -> tuple[Int, Int]:
 def norm(
     stream: npt.ArrayLike, gain: npt.ArrayLike, y: npt.ArrayLike, k: npt.ArrayLike
 ) -> tuple[Int, int]:
-    """Point 6: RMSNorm of residual rows, v = sat32(rs(r g y, k)).
+    """Point 6: RMSNorm of residual rows, v = sat32(rs(r g y, max(k - 7, 0))).
 
     Parameters
     ----------
@@ -262,7 +296,7 @@ def norm(
     gain : int16 array [D]
         round(sqrt(D) gain 2^f_g), |g| <= 32767.
     y, k : int arrays [rows]
-        From `rsqrt`.
+        From `rsqrt` of `norm_sums`.
 
     Returns
     -------
@@ -271,9 +305,14 @@ def norm(
     """
     r = np.asarray(stream, dtype=np.int64)
     g = np.asarray(gain, dtype=np.int64)
-    # Fits: |r| <= 2^31, |g| < 2^15, y < 2^16: below 2^62, and the half adds 2^37.
+    # Fits: |r| <= 2^31, |g| < 2^15, y < 2^17: below 2^63 - 2^48, and the half adds 2^38.
     product = r * g * np.asarray(y, dtype=np.int64)[:, None]
-    return sat32(round_shift(product, np.asarray(k, dtype=np.int64)[:, None]))
+    return sat32(round_shift(product, norm_shift(k)[:, None]))
+
+
+def norm_shift(k: npt.ArrayLike) -> Int:
+    """Point 6: the shift that belongs to `rsqrt`'s k; a row that is not all zeros has k >= 8."""
+    return np.maximum(np.asarray(k, dtype=np.int64) + NORM_SHIFT, 0)
 
 
 def mx_quantise(

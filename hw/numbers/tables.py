@@ -26,7 +26,8 @@ __all__ = [
 _DIGITS = 50
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097")
 
-RSQRT_CLAMP = 65535
+RSQRT_SEED_MAX = 65535
+EPS_FRAC = 16  # fraction bits, below those of the sum of squares, that epsilon brings
 SINE_AMPLITUDE = 65535
 SINE_ENTRIES = 2048
 EXP2_ENTRIES = 2048
@@ -70,7 +71,9 @@ def rsqrt_table() -> tuple[int, ...]:
         Only 256..1023 are addressed; the entries below 256 are all 65535.
     """
     # 2^16 / sqrt((2i + 1) / 512) = sqrt(2^41 / (2i + 1)); a rounded root is isqrt(4v) + 1 >> 1.
-    return tuple(min(RSQRT_CLAMP, (isqrt((1 << 43) // (2 * i + 1)) + 1) >> 1) for i in range(1024))
+    return tuple(
+        min(RSQRT_SEED_MAX, (isqrt((1 << 43) // (2 * i + 1)) + 1) >> 1) for i in range(1024)
+    )
 
 
 @cache
@@ -250,6 +253,6 @@ def score_factor(head_size: int) -> tuple[int, int]:
 
 
 def scaled_epsilon(width: int, epsilon: float, fraction_bits: int) -> int:
-    """eps_int = max(1, round(D eps 2^(2 f_res))) of point 5, exact."""
-    value = width * Fraction(epsilon) * Fraction(4) ** fraction_bits
+    """eps_int = max(1, round(D eps 2^(2 f_res + 16))) of point 5; the rounding itself is exact."""
+    value = width * Fraction(epsilon) * Fraction(4) ** fraction_bits * (1 << EPS_FRAC)
     return max(1, int(value + Fraction(1, 2)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from amaranth.lib import data
 
+from tokenloom.hw.numbers.formats import EPS_BITS
+
 __all__ = ["MODEL", "Select"]
 
 MODEL = data.StructLayout(
@@ -11,7 +13,7 @@ MODEL = data.StructLayout(
         "head_size": 9,
         "group": 6,  # heads per kv head
         "key_blocks": 4,  # blocks of 32 dims per head
-        "eps": 48,
+        "eps": EPS_BITS,
         "v_floor": 5,
         "kv_base": 32,  # addresses and strides in port words
         "page_stride": 24,

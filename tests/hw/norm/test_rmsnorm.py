@@ -52,7 +52,7 @@ async def scans(dut: Any) -> None:
             "rows_count": rows.bit_length(),
             "words": words_max.bit_length(),
             "gain_base": bits(norms * words_max),
-            "eps": 48,
+            "eps": formats.EPS_BITS,
             "floor": 5,
             "ss": 80 * rows,
             "res_data": 32 * lanes,
@@ -100,11 +100,11 @@ async def scans(dut: Any) -> None:
             sums = formats.sum_squares(memory[:, :model])
             if count == rows:  # sums that do not belong to the row make values clamp
                 sums[rng.randrange(rows)] >>= 40
-            eps = rng.choice((1, rng.getrandbits(48) | 1, (1 << 48) - 1))
+            eps = rng.choice((1, rng.getrandbits(48) | 1, (1 << formats.EPS_BITS) - 1))
             floor, norm = rng.randrange(21), rng.randrange(norms)
             expected = {}
             for row in range(count):
-                y, k = formats.rsqrt(sums[row] + eps)
+                y, k = formats.rsqrt(formats.norm_sums([sums[row]], eps)[0])
                 line = memory[row : row + 1]
                 product = formats.norm(line, gains[norm], np.array([y]), np.array([k]))[0]
                 for block, values in enumerate(product.reshape(-1, 32)):

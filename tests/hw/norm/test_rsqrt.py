@@ -14,8 +14,8 @@ from tokenloom.sim.bench import run_block, seeded
 
 def corners() -> list[int]:
     """Sums around every power of two, every table index, and both ends."""
-    found = [*range(1, 66), (1 << 77) - 1]
-    for n in range(7, 77):
+    found = [*range(1, 66), (1 << formats.SUM_TOTAL_BITS) - 1]
+    for n in range(7, formats.SUM_TOTAL_BITS):
         found += [(1 << n) - 1, 1 << n, (1 << n) + 1, 3 << (n - 1)]
     for i in range(256, 1024):
         found += [i << 40, (i << 40) + (1 << 40) - 1]
@@ -27,8 +27,8 @@ async def sums(dut: Any) -> None:
     rng = seeded()
     bench = Belt(
         dut,
-        {"in_valid": 1, "s": 80},
-        {"out_valid": 1, "y": 16, "k": 6},
+        {"in_valid": 1, "s": formats.SUM_TOTAL_BITS},
+        {"out_valid": 1, "y": formats.RSQRT_FRAC, "k": 6},
         rng=rng,
         strobes=("in_valid",),
     )
@@ -37,7 +37,10 @@ async def sums(dut: Any) -> None:
         bench.stall = stall
         for gap in (0.0, 0.6):
             cases = corners() if gap == 0.0 else []
-            cases += [rng.getrandbits(rng.randrange(1, 78)) | 1 for _ in range(400)]
+            cases += [
+                rng.getrandbits(rng.randrange(1, formats.SUM_TOTAL_BITS + 1)) | 1
+                for _ in range(400)
+            ]
             due: dict[int, tuple[int, int]] = {}
             held = None
             while cases or due:
