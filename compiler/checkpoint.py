@@ -86,6 +86,8 @@ class ModelShape:
         Tokens that end a text; may be empty.
     qkv_bias : bool
         Query, key and value projections add a bias.
+    qk_norm : bool
+        Every head of q and k goes through an RMSNorm, before RoPE.
 
     Raises
     ------
@@ -108,6 +110,7 @@ class ModelShape:
     bos: int | None
     eos: tuple[int, ...]
     qkv_bias: bool = False
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         for field, (low, high) in _RANGES.items():
@@ -336,6 +339,8 @@ class LayerWeights:
         Output projection of SwiGLU.
     q_bias, k_bias, v_bias : float32 array [rows of q, k, v] or None
         Added to the projections, before RoPE and in its order; exactly with `qkv_bias`.
+    q_norm, k_norm : float32 array [head_size] or None
+        RMSNorm weights of every head of q and k, in RoPE's order; exactly with `qk_norm`.
     """
 
     attn_norm: NDArray[np.float32]
@@ -350,6 +355,8 @@ class LayerWeights:
     q_bias: NDArray[np.float32] | None = None
     k_bias: NDArray[np.float32] | None = None
     v_bias: NDArray[np.float32] | None = None
+    q_norm: NDArray[np.float32] | None = None
+    k_norm: NDArray[np.float32] | None = None
 
     def bias(self, name: str) -> NDArray[np.float32] | None:
         """The bias of the projection `name`, if it has one."""
@@ -413,6 +420,15 @@ class Checkpoint:
                 self._check_matrix(f"layer {index} {name}", getattr(layer, name), size)
             self._check_vector(f"layer {index} attn_norm", layer.attn_norm)
             self._check_vector(f"layer {index} ffn_norm", layer.ffn_norm)
+            for name, gain in (("q", layer.q_norm), ("k", layer.k_norm)):
+                if (gain is not None) != s.qk_norm:
+                    raise ModelError(
+                        f"{self.source}: layer {index} {name} has "
+                        f"{'no' if gain is None else 'a'} norm, expected is "
+                        f"{'one' if s.qk_norm else 'none'}"
+                    )
+                if gain is not None:
+                    self._check_vector(f"layer {index} {name}_norm", gain, s.head_size)
             for name in ("q", "k", "v"):
                 bias = layer.bias(name)
                 if (bias is not None) != s.qkv_bias:

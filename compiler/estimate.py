@@ -205,6 +205,7 @@ def weightless(shape: ModelShape, code_bits: int, positions: int) -> QuantModel:
     width, queries = shape.width, shape.heads * shape.head_size
     keys = shape.kv_heads * shape.head_size
     gain = Gain(codes=np.zeros(width, np.int16), fraction=0)
+    head_gain = Gain(codes=np.zeros(0, np.int16), fraction=0) if shape.qk_norm else None
     layer = QLayer(
         q=tensor("q", queries, width, biased=shape.qkv_bias),
         k=tensor("k", keys, width, biased=shape.qkv_bias),
@@ -216,6 +217,8 @@ def weightless(shape: ModelShape, code_bits: int, positions: int) -> QuantModel:
         ffn_gain=gain,
         fraction={},
         floor=dict.fromkeys(("k", "v", "q", "o", "gate_up", "down"), 0),
+        q_gain=head_gain,
+        k_gain=head_gain,
         shift=dict.fromkeys(("k", "v", "q", "score", "o", "gate_up", "down", "swiglu"), 0),
     )
     embedding = tensor("embedding", shape.vocab, width)

@@ -26,9 +26,9 @@ _Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", (BLOCK // 2,))])
 
 _ALLOWED = ("Q8_0", "Q4_0", "Q4_1", "F16", "F32", "BF16")
 
-_ARCHITECTURES = ("llama", "qwen2")
+_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
-_HALF_SPLIT = ("qwen2",)
+_HALF_SPLIT = ("qwen2", "qwen3")
 """Architectures whose Q and K rows are in Hugging Face's RoPE order."""
 
 _REFUSED_IF_SET = (
@@ -84,7 +84,7 @@ class _File:
 
 
 def load_gguf(path: str | Path) -> Checkpoint:
-    """Read a model of the architecture "llama" or "qwen2".
+    """Read a model of the architecture "llama", "qwen2" or "qwen3".
 
     Quantised tensors stay as they are: Q8_0 codes and all dense F32 values are views of the mapped
     file, 4-bit codes are unpacked to one byte each. Q and K rows of "llama" files are in
@@ -129,6 +129,12 @@ def load_gguf(path: str | Path) -> Checkpoint:
         used.add(name)
         return _vector(file, name, shape.width)
 
+    def head_norm(name: str) -> NDArray[np.float32] | None:
+        if not shape.qk_norm:
+            return None
+        used.add(name)
+        return _vector(file, name, shape.head_size)[interleaved(shape.head_size, shape.head_size)]
+
     def layer(prefix: str) -> LayerWeights:
         return LayerWeights(
             attn_norm=vector(prefix + "attn_norm.weight"),
@@ -143,6 +149,8 @@ def load_gguf(path: str | Path) -> Checkpoint:
             q_bias=bias(prefix + "attn_q.bias", queries, rotated=True),
             k_bias=bias(prefix + "attn_k.bias", keys, rotated=True),
             v_bias=bias(prefix + "attn_v.bias", keys),
+            q_norm=head_norm(prefix + "attn_q_norm.weight"),
+            k_norm=head_norm(prefix + "attn_k_norm.weight"),
         )
 
     embedding = matrix("token_embd.weight", shape.vocab, shape.width)
@@ -214,6 +222,7 @@ def _shape(file: _File) -> ModelShape:
         bos=bos,
         eos=eos,
         qkv_bias=kind == "qwen2",
+        qk_norm=kind == "qwen3",
     )
 
 

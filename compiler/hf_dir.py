@@ -29,6 +29,7 @@ _DTYPES: dict[str, tuple[str, MatrixKind]] = {
 _ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
 }
 """Architecture, as config.json names it, and its model type."""
 
@@ -209,6 +210,13 @@ def load_hf(path: str | Path) -> Checkpoint:
         values = weights.dense(name, (rows,))[0]
         return values[interleaved(rows, shape.head_size)] if rotated else values
 
+    def head_norm(name: str) -> NDArray[np.float32] | None:
+        if not shape.qk_norm:
+            return None
+        used.add(name)
+        size = shape.head_size
+        return weights.dense(name, (size,))[0][interleaved(size, size)]
+
     def layer(prefix: str) -> LayerWeights:
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
         return LayerWeights(
@@ -224,6 +232,8 @@ def load_hf(path: str | Path) -> Checkpoint:
             q_bias=bias(attention + "q_proj.bias", queries, rotated=True),
             k_bias=bias(attention + "k_proj.bias", keys, rotated=True),
             v_bias=bias(attention + "v_proj.bias", keys),
+            q_norm=head_norm(attention + "q_norm.weight"),
+            k_norm=head_norm(attention + "k_norm.weight"),
         )
 
     stored = embedding_name if embedding_name in weights or not tied else head_name
@@ -315,6 +325,7 @@ def _shape(folder: Path, config: dict[str, Any], tied: bool) -> ModelShape:
             bos=bos,
             eos=eos,
             qkv_bias=_architecture(path, config) == "qwen2",
+            qk_norm=_architecture(path, config) == "qwen3",
         )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error

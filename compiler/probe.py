@@ -51,6 +51,8 @@ class Probe:
             for name in ("q", "k", "v")
             for bias in (weights.bias(name),)
         )
+        if weights.q_norm is not None and weights.k_norm is not None:
+            q, k = self._rms(q) * weights.q_norm, self._rms(k) * weights.k_norm
         q, k = (self._rotated(part) for part in (q, k))
         group = shape.heads // shape.kv_heads
         k, v = (np.repeat(part, group, axis=1) for part in (k, v))
@@ -66,8 +68,11 @@ class Probe:
         self._add(hidden @ tensors.down.values().T)
 
     def _normalised(self, gain: npt.NDArray[np.float32]) -> Float:
-        mean = np.square(self._stream).mean(axis=1, keepdims=True)
-        result: Float = self._stream / np.sqrt(mean + self.shape.norm_eps) * gain
+        return self._rms(self._stream) * gain
+
+    def _rms(self, part: Float) -> Float:
+        mean = np.square(part).mean(axis=-1, keepdims=True)
+        result: Float = part / np.sqrt(mean + self.shape.norm_eps)
         return result
 
     def _rotated(self, part: Float) -> Float:

@@ -16,6 +16,7 @@ from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.array.operand_buffer import OPERAND_SUM
+from tokenloom.hw.attention.head_gains import HeadGains
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.numbers.formats import ACTIVATION_BITS
@@ -72,6 +73,8 @@ class Program:
     gains : list
         int16 gains of every norm in order, each padded to whole blocks of 32.
     frequencies : list of int
+    head_gains : dict
+        (layer, is query, dim) -> int16 gain of the norms of q and k; empty without.
     ones : int
         Operand block that holds the constant `bias.ONES`.
     """
@@ -82,6 +85,7 @@ class Program:
     gains: list[list[int]]
     frequencies: list[int]
     ones: int
+    head_gains: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
     def in_order(self) -> list[Instruction]:
         """Every unit's instructions, each behind all that it depends on."""
@@ -118,6 +122,9 @@ def configuration(program: Program, hardware: HardwareConfig) -> Iterator[tuple[
             address += 1
     for address, frequency in enumerate(program.frequencies):
         yield Select.FREQUENCIES, address, frequency
+    dim_bits = HeadGains.dim_bits(hardware.maxima.head_size)
+    for (layer, query, dim), code in program.head_gains.items():
+        yield Select.HEAD_GAINS, (2 * layer + query) << dim_bits | dim, code & 0xFFFF
     # With shift 0, so the order of codes, shift and sum is all that matters here.
     value = sum(x << ACTIVATION_BITS * i for i, x in enumerate(ONES))
     yield Select.OPERANDS, program.ones, value | sum(ONES) << OPERAND_SUM
@@ -367,6 +374,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         "embedding_blocks": image.embedding_blocks,
         "embedding_four_bit": int(image.embedding_four_bit),
         "width": shape.width,
+        "head_eps": model.head_eps,
+        "qk_norm": int(shape.qk_norm),
         "layer_blocks": 2 * shape.kv_heads * dim_blocks,
     }
     return Program(
@@ -376,4 +385,11 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         gains=gains,
         frequencies=[int(f) for f in model.freq],
         ones=regions.ones,
+        head_gains={
+            (number, query, dim): int(code)
+            for number, layer in enumerate(model.layers)
+            for query, gain in enumerate((layer.k_gain, layer.q_gain))
+            if gain is not None
+            for dim, code in enumerate(gain.codes)
+        },
     )

@@ -36,6 +36,8 @@ from tokenloom.hw.numbers import tables
 __all__ = ["Gain", "QLayer", "QTensor", "QuantModel", "iter_tensors", "quantise"]
 
 Float = npt.NDArray[np.float64]
+
+_HEAD_FRACTION_MAX = 26  # of what a head's norm squares: epsilon's register has 64 bits
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
@@ -148,8 +150,8 @@ class QLayer:
         gate_up holds the rows g0, u0, g1, u1, ...
     attn_gain, ffn_gain : Gain
     fraction : dict
-        Fraction bits of the sites k, v, q (q *before* the score factor's exponent), context,
-        gate, up, hidden.
+        Fraction bits of the sites k, v, q (q *before* the score factor's exponent; k and q behind
+        their norms, where there are any), context, gate, up, hidden.
     floor : dict
         Exponent floor of each operation's activations: k, v and q share the quantised norm, so
         theirs are equal; o, gate_up, down.
@@ -168,6 +170,12 @@ class QLayer:
     fraction: dict[str, int]
     floor: dict[str, int]
     shift: dict[str, int]
+    q_gain: Gain | None = None
+    k_gain: Gain | None = None
+
+    def head_gain(self, name: str) -> Gain | None:
+        """Gain of the norm over every head of q or k (`name`), if it has one."""
+        return {"q": self.q_gain, "k": self.k_gain}.get(name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,6 +204,8 @@ class QuantModel:
     kappa, ek : int
         The score factor, kappa 2^(ek - 16).
     proofs : tuple of Proof
+    head_eps : int
+        Added to every sum of squares of a head of q or k; 0 in a model without such norms.
     """
 
     shape: ModelShape
@@ -217,6 +227,7 @@ class QuantModel:
     kappa: int
     ek: int
     proofs: tuple[Proof, ...]
+    head_eps: int = 0
 
 
 def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantModel:
@@ -273,6 +284,17 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         )
         drafts.append(draft)
     f_res = min(31 - ceil_log2(probe.peak) - HEADROOM, most)
+    # All sums of squares of heads get one epsilon, so what is squared has one format.
+    f_heads = min(
+        (d.fraction[name] for d in drafts for name in ("k", "q")), default=_HEAD_FRACTION_MAX
+    )
+    f_heads = min(f_heads, _HEAD_FRACTION_MAX)
+    for draft in drafts:
+        for name in ("k", "q"):
+            gain = draft.head_gain(name)
+            if gain is not None:
+                draft.shift[name] += draft.fraction[name] - f_heads
+                draft.fraction[name] = gain.output_fraction
 
     for index, draft in enumerate(drafts):
         name = f"layer {index} "
@@ -313,6 +335,9 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         kappa=kappa,
         ek=ek,
         proofs=tuple(proofs),
+        head_eps=tables.scaled_epsilon(shape.head_size, shape.norm_eps, f_heads)
+        if shape.qk_norm
+        else 0,
     )
 
 
@@ -379,6 +404,8 @@ def _layer(
         fraction=fraction,
         floor=floor,
         shift=shift,
+        q_gain=None if weights.q_norm is None else _gain(weights.q_norm),
+        k_gain=None if weights.k_norm is None else _gain(weights.k_norm),
     )
 
 

@@ -16,6 +16,7 @@ from tokenloom.hw.array.array_control import ArrayControl
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.array.row_lane import RowLane
 from tokenloom.hw.attention.attention import Attention
+from tokenloom.hw.attention.head_norm import HeadNorm
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.core import EDGE
@@ -139,7 +140,10 @@ class _Pass:
             tiles, beats, digits, slots = fields["tiles"], fields["beats"], 1, 1
             drain = array.columns
             phase = (fields["count"] - 1) % array.columns
-            row, tail = self.rows - 1, _TAIL[Dest(fields["dest"])]
+            dest = Dest(fields["dest"])
+            row, tail = self.rows - 1, _TAIL[dest]
+            if self.model.shape.qk_norm and dest in (Dest.KEY, Dest.VALUE, Dest.QUERY):
+                tail += HeadNorm.latency(self.model.shape.head_size)
         else:
             slots, drain = self.slot_groups, array.columns // array.drain
             phase = slots * drain - 1

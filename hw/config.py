@@ -93,6 +93,8 @@ class Maxima:
     """Context length."""
     layers: int
     """Transformer layers."""
+    qk_norm: int = 0
+    """1 for an RMSNorm of every head of q and k (Qwen3)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -277,6 +279,15 @@ class HardwareConfig:
         for section, part in (("memory", memory), ("maxima", maxima)):
             for field in dataclasses.fields(part):
                 value = getattr(part, field.name)
+                if field.name == "qk_norm":
+                    yield (
+                        f"{section}.{field.name}",
+                        value,
+                        value in (0, 1),
+                        "0 or 1",
+                        "because it is there or not",
+                    )
+                    continue
                 yield (
                     f"{section}.{field.name}",
                     value,
@@ -507,7 +518,7 @@ class HardwareConfig:
         A context longer than ``maxima.positions`` is no error: the chip then offers a shorter one.
         """
         for field in dataclasses.fields(Maxima):
-            have, limit = getattr(shape, field.name), getattr(self.maxima, field.name)
+            have, limit = int(getattr(shape, field.name)), getattr(self.maxima, field.name)
             if field.name != "positions" and have > limit:
                 raise ConfigError(
                     f"{name} does not fit hardware '{self.name}': its {field.name} is {have}, "

@@ -13,6 +13,8 @@ from tokenloom.hw.array.operand_buffer import OperandBuffer
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.array.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
 from tokenloom.hw.attention.attention import Attention
+from tokenloom.hw.attention.head_gains import HeadGains
+from tokenloom.hw.attention.head_norm import GAIN_BITS
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.embedding.embedding import Embedding
 from tokenloom.hw.norm.residual import Residual
@@ -281,7 +283,12 @@ class Core(Block):
         tokens_valid = []
         tapped: list[dict[str, Value]] = []
         for r in range(r_count):
-            lane = RowLane(rows=r_count, slots=self._slots, pairs_max=max(1, top.head_size // 2))
+            lane = RowLane(
+                rows=r_count,
+                slots=self._slots,
+                pairs_max=max(1, top.head_size // 2),
+                head_norm=bool(top.qk_norm),
+            )
             residual = Residual(width=top.width, norm_lanes=hw.norm_lanes, taps=self._taps)
             sampler = Sampler(vocab_bits=self._vocab_bits)
             buffer = OperandBuffer(blocks=hw.operand_blocks, p_blocks=1 << control.p_bits)
@@ -401,6 +408,25 @@ class Core(Block):
                         "prob_low": attention.p_lo.word_select(r, 256),
                     }
                 )
+
+        if top.qk_norm:
+            gains = HeadGains(rows=r_count, layers=top.layers, head_max=top.head_size)
+            place("head_gains", gains)
+            m.d.comb += [
+                gains.read.eq(lanes[0].gain_read),
+                gains.layer.eq(lanes[0].gain_layer),
+                gains.is_query.eq(lanes[0].gain_query),
+                gains.dim.eq(lanes[0].gain_dim),
+                gains.cfg_we.eq(self.cfg_we & (self.cfg_sel == Select.HEAD_GAINS)),
+                gains.cfg_addr.eq(self.cfg_addr),
+                gains.cfg_data.eq(self.cfg_data),
+            ]
+            for r, lane in enumerate(lanes):
+                m.d.comb += [
+                    lane.norms.eq(model.qk_norm),
+                    lane.eps.eq(model.head_eps),
+                    lane.gain.eq(gains.gains.word_select(r, GAIN_BITS)),
+                ]
 
         # Embedding and norm.
         last_row = self.rows_used - 1

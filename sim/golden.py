@@ -362,6 +362,9 @@ class Golden:
             self._tell(name, index, value)
             drained[name] = value.reshape(count, -1, shape.head_size)
         for name, kappa in (("k", None), ("q", model.kappa)):
+            gain = layer.head_gain(name)
+            if gain is not None:
+                drained[name] = self._normed_heads(drained[name], gain.codes)
             cosine, sine = fx.rope_coefficients(position, model.freq, kappa)
             drained[name] = self._counted(fx.rope(drained[name], cosine[:, None], sine[:, None]))
         rows = slice(int(position[0]), int(position[-1]) + 1)
@@ -383,6 +386,12 @@ class Golden:
         stream = self._counted(fx.residual(stream, update))
         self._tell("residual.attn", index, stream)
         return stream
+
+    def _normed_heads(self, heads: Int, gain: npt.ArrayLike) -> Int:
+        """Points 5 and 6 over every head [R, heads, hd]."""
+        flat = heads.reshape(-1, heads.shape[-1])
+        y, k = fx.rsqrt_rows(fx.norm_sums(fx.sum_squares(flat), self.model.head_eps))
+        return self._counted(fx.norm(flat, gain, y, k)).reshape(heads.shape)
 
     def _attend(
         self, index: int, layer: QLayer, cache: _Cache, q: Int, q_shift: Int, position: Int

@@ -189,6 +189,8 @@ class Reference:
                 (layer.v, layer.v_bias),
             )
         )
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         return _rotate(q, angles), _rotate(k, angles), v
 
     def _attend(

@@ -68,6 +68,7 @@ def random_model(
     positions: int = 256,
     eos: tuple[int, ...] = (),
     bias: float = 0.0,
+    qk_norm: bool = False,
     seed: int = 1,
 ) -> Checkpoint:
     """A random checkpoint whose magnitudes are those of a trained one.
@@ -80,6 +81,8 @@ def random_model(
         Matrices ("q", "down", "embedding", ...) of another kind.
     bias : float
         Size of the biases of q, k and v; 0 for none.
+    qk_norm : bool
+        With a norm over every head of q and k.
     """
     rng = np.random.default_rng(seed)
     kinds = kinds or {}
@@ -87,7 +90,7 @@ def random_model(
         name=f"random-{width}-{ffn}-{heads}-{kv_heads}-{head_size}-{vocab}-{layers}-{kind}",
         width=width, ffn=ffn, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
         vocab=vocab, positions=positions, rope_theta=10000.0, norm_eps=1e-5, tied=tied, bos=None,
-        eos=eos, qkv_bias=bias != 0.0,
+        eos=eos, qkv_bias=bias != 0.0, qk_norm=qk_norm,
     )  # fmt: skip
 
     def matrix(name: str, rows: int, cols: int, gain: float = 1.0) -> Matrix:
@@ -107,6 +110,14 @@ def random_model(
             for name, size in sizes.items()
         }
 
+    def head_norms() -> dict[str, np.ndarray]:
+        if not qk_norm:
+            return {}
+        return {
+            name: rng.uniform(0.5, 1.5, head_size).astype(np.float32)
+            for name in ("q_norm", "k_norm")
+        }
+
     stack = tuple(
         LayerWeights(
             attn_norm=norm(),
@@ -119,6 +130,7 @@ def random_model(
             up=matrix("up", ffn, width),
             down=matrix("down", width, ffn),
             **biases(),
+            **head_norms(),
         )
         for _ in range(layers)
     )

@@ -27,6 +27,8 @@ MODEL = data.StructLayout(
         "embedding_blocks": 12,
         "embedding_four_bit": 1,
         "width": 17,
+        "head_eps": EPS_BITS,  # of the norms of q and k
+        "qk_norm": 1,  # q and k are normed per head
         "layer_blocks": 10,  # K and V blocks that a row writes per layer
     }
 )
@@ -41,3 +43,4 @@ class Select:
     REGISTERS = 8
     CODEBOOK = 9
     OPERANDS = 10
+    HEAD_GAINS = 11

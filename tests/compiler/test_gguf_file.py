@@ -241,3 +241,19 @@ def test_qwen2(tmp_path: Path) -> None:
         found, bias = getattr(layer, name).dequantise(), layer.bias(name)
         assert (found == values[f"blk.0.attn_{name}.weight"][rows]).all()
         assert bias is not None and (bias == biases[f"blk.0.attn_{name}.bias"][rows]).all()
+
+
+def test_qwen3(tmp_path: Path) -> None:
+    head = D // HEADS
+    gains = {f"blk.0.attn_{n}_norm.weight": np.arange(head, dtype=np.float32) for n in ("q", "k")}
+    write(
+        tmp_path / "m.gguf",
+        architecture="qwen3",
+        change=lambda t: t.update({name: (gain, Type.F32) for name, gain in gains.items()}),
+    )
+    model = load_gguf(tmp_path / "m.gguf")
+    assert model.shape.qk_norm and not model.shape.qkv_bias
+    for gain in (model.layers[0].q_norm, model.layers[0].k_norm):
+        assert gain is not None
+        assert (gain[0::2] == np.arange(head // 2)).all()
+        assert (gain[1::2] == np.arange(head // 2, head)).all()

@@ -213,3 +213,16 @@ def test_qwen2_has_biases_in_the_rows_order(tmp_path: Path) -> None:
 def test_qwen2_without_a_bias_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"the tensor .*self_attn.q_proj.bias is missing"):
         load_hf(write(tmp_path, tensors(), architectures=["Qwen2ForCausalLM"]))
+
+
+def test_qwen3_has_norms_in_the_rows_order(tmp_path: Path) -> None:
+    values = tensors()
+    for index in range(LAYERS):
+        for name in ("q", "k"):
+            key = f"model.layers.{index}.self_attn.{name}_norm.weight"
+            values[key] = np.arange(HEAD, dtype=np.float32) + (10 if name == "q" else 20)
+    model = load_hf(write(tmp_path, values, architectures=["Qwen3ForCausalLM"], head_dim=HEAD))
+    assert model.shape.qk_norm and not model.shape.qkv_bias
+    layer = model.layers[0]
+    assert layer.q_norm is not None and layer.q_norm.tolist() == [10, 13, 11, 14, 12, 15]
+    assert layer.k_norm is not None and layer.k_norm.tolist() == [20, 23, 21, 24, 22, 25]

@@ -331,7 +331,15 @@ def test_missing_presets():
 
 
 SHAPE = SimpleNamespace(
-    width=64, ffn=172, heads=8, kv_heads=4, head_size=8, vocab=512, positions=4096, layers=5
+    width=64,
+    ffn=172,
+    heads=8,
+    kv_heads=4,
+    head_size=8,
+    vocab=512,
+    positions=4096,
+    layers=5,
+    qk_norm=False,
 )
 
 
