@@ -88,6 +88,10 @@ class ModelShape:
         Query, key and value projections add a bias.
     qk_norm : bool
         Every head of q and k goes through an RMSNorm, before RoPE.
+    window : int
+        Tokens that a windowed layer attends to, the own one among them; 0 without a window.
+    full_layers : tuple of int
+        Layers that attend to the whole context in spite of it.
 
     Raises
     ------
@@ -111,6 +115,8 @@ class ModelShape:
     eos: tuple[int, ...]
     qkv_bias: bool = False
     qk_norm: bool = False
+    window: int = 0
+    full_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for field, (low, high) in _RANGES.items():
@@ -134,12 +140,20 @@ class ModelShape:
             raise ModelError(
                 f"{self.name}: norm_eps is {self.norm_eps}; it must lie between 0 and 1"
             )
+        if not 0 <= self.window < 1 << 20:
+            raise ModelError(
+                f"{self.name}: window is {self.window}; allowed are 0 (none) to {(1 << 20) - 1}"
+            )
         for token in (*(() if self.bos is None else (self.bos,)), *self.eos):
             if not 0 <= token < self.vocab:
                 raise ModelError(
                     f"{self.name}: special token {token} lies outside the vocabulary of "
                     f"{self.vocab}"
                 )
+
+    def layer_window(self, layer: int) -> int:
+        """Tokens that a layer attends to; 0 for all."""
+        return 0 if layer in self.full_layers else self.window
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

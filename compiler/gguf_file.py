@@ -33,7 +33,7 @@ _HALF_SPLIT = ("qwen2", "qwen3")
 
 _REFUSED_IF_SET = (
     "expert_count",
-    "attention.sliding_window",
+    "attention.sliding_window_pattern",
     "attention.clamp_kqv",
     "attention.max_alibi_bias",
     "logit_scale",
@@ -223,6 +223,7 @@ def _shape(file: _File) -> ModelShape:
         eos=eos,
         qkv_bias=kind == "qwen2",
         qk_norm=kind == "qwen3",
+        window=file.value(f"{kind}.attention.sliding_window", int, 0),
     )
 
 

@@ -28,6 +28,7 @@ _DTYPES: dict[str, tuple[str, MatrixKind]] = {
 
 _ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
@@ -276,7 +277,6 @@ def _refuse_unsupported(path: Path, config: dict[str, Any]) -> None:
         ("mlp_bias", False),
         ("hidden_act", "silu"),
         ("quantization_config", None),
-        ("use_sliding_window", False),
     ):
         if config.get(key, allowed) != allowed:
             raise ModelError(f"{path}: {key} is {config[key]!r}; allowed is {allowed!r}")
@@ -326,9 +326,32 @@ def _shape(folder: Path, config: dict[str, Any], tied: bool) -> ModelShape:
             eos=eos,
             qkv_bias=_architecture(path, config) == "qwen2",
             qk_norm=_architecture(path, config) == "qwen3",
+            **_window(path, config),
         )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+
+
+def _window(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the window, and which layers do without."""
+    kind, window = _architecture(path, config), config.get("sliding_window")
+    if kind == "llama" or window is None:
+        return {}
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise ModelError(f"{path}: sliding_window is {window!r}; allowed is 1 or more, or null")
+    if kind != "mistral" and not config.get("use_sliding_window", False):
+        return {}
+    layers = config.get("num_hidden_layers", 0)
+    types = config.get("layer_types")
+    if types is None:
+        # Qwen's first `max_window_layers` see everything.
+        full = config.get("max_window_layers", 0) if kind != "mistral" else 0
+        types = ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
+    allowed = ("full_attention", "sliding_attention")
+    if not isinstance(types, list) or len(types) != layers or set(types) - set(allowed):
+        raise ModelError(f"{path}: layer_types is {types!r}; allowed is one of {allowed} per layer")
+    full_layers = tuple(i for i, name in enumerate(types) if name == "full_attention")
+    return {"window": window, "full_layers": full_layers}
 
 
 def _special(folder: Path, config: dict[str, Any]) -> tuple[int | None, tuple[int, ...]]:

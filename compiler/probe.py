@@ -27,6 +27,7 @@ class Probe:
     def __init__(self, checkpoint: Checkpoint) -> None:
         shape = checkpoint.shape
         self.shape = shape
+        self._layer = 0
         count = min(TOKENS, shape.positions)
         ids = [(7 * i + 1) % shape.vocab for i in range(count)]
         if shape.bos is not None:
@@ -57,7 +58,12 @@ class Probe:
         group = shape.heads // shape.kv_heads
         k, v = (np.repeat(part, group, axis=1) for part in (k, v))
         scores = np.einsum("thd,shd->hts", q, k) / math.sqrt(shape.head_size)
-        scores = np.where(np.tri(count, dtype=bool), scores, -np.inf)
+        seen = np.tri(count, dtype=bool)
+        window = shape.layer_window(self._layer)
+        if window:
+            seen = seen & ~np.tri(count, k=-window, dtype=bool)
+        self._layer += 1
+        scores = np.where(seen, scores, -np.inf)
         p = np.exp(scores - scores.max(axis=2, keepdims=True))
         p /= p.sum(axis=2, keepdims=True)
         mixed = np.einsum("hts,shd->thd", p, v).reshape(count, -1)

@@ -162,10 +162,9 @@ class _Builder:
         )
         return len(self.queues[unit])
 
-    def detour(self, kind: TapeKind, address: int, layer: int, tiles: int) -> None:
-        self.tape.append(
-            pack(TAPE_OP, {"kind": kind, "addr": address, "layer": layer, "tiles": tiles})
-        )
+    def detour(self, kind: TapeKind, address: int, layer: int, tiles: int, windowed: int) -> None:
+        fields = {"kind": kind, "addr": address, "layer": layer, "tiles": tiles}
+        self.tape.append(pack(TAPE_OP, {**fields, "windowed": windowed}))
 
 
 class _Regions:
@@ -245,6 +244,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
     for number, layer in enumerate(model.layers):
         label = f"layer {number} "
         floor = layer.floor
+        windowed = int(shape.layer_window(number) != 0)
         done_norm = norm(
             label + "attention norm", layer.attn_gain.codes.tolist(), floor["k"],
             wait_residual, False,
@@ -263,17 +263,19 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
             )  # fmt: skip
 
         def keys(head: int, number: int = number, done_query: int = done_query,
-                 score_shift: int = layer.shift["score"]) -> int:  # fmt: skip
+                 score_shift: int = layer.shift["score"],
+                 windowed: int = windowed) -> int:  # fmt: skip
             first = number * shape.kv_heads + head
             wait = {Unit.ARRAY: done_query}
             if first >= 2:
                 wait[Unit.SOFTMAX] = scores_free[first - 2]
             address = (number * kv.layer_stride + head * kv.head_stride) // word
-            build.detour(TapeKind.K, address, number, 1)
+            build.detour(TapeKind.K, address, number, 1, windowed)
             return build.add(
                 Unit.ARRAY, f"layer {number} scores of kv head {head}", wait, kind=Kind.KEYS,
                 beats=dim_blocks, x_base=regions.query + head * regions.slots * dim_blocks,
                 shift=score_shift, layer=number, kv_head=head, parity=first & 1,
+                windowed=windowed,
             )  # fmt: skip
 
         done_context = len(build.queues[Unit.CONTEXT])
@@ -298,6 +300,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
                             block=b,
                             scores=parity,
                             parity=softmax_done & 1,
+                            windowed=windowed,
                         ),  # fmt: skip
                         softmax_done & 1,
                     )
@@ -308,12 +311,12 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
                 tiles = -(-sizes[b] // columns)
                 address = (number * kv.layer_stride + head * kv.head_stride) // word
                 address += b * BLOCK // columns * kv.page_tokens // word
-                build.detour(TapeKind.V, address, number, tiles)
+                build.detour(TapeKind.V, address, number, tiles, windowed)
                 done_values = build.add(
                     Unit.ARRAY, f"layer {number} values of kv head {head} block {b}",
                     {Unit.SOFTMAX: softmax_ops[-1][0]}, kind=Kind.VALUES, tiles=tiles,
                     count=sizes[b], layer=number, kv_head=head, block=b,
-                    parity=softmax_ops[-1][1], aux_shift=parity,
+                    parity=softmax_ops[-1][1], aux_shift=parity, windowed=windowed,
                 )  # fmt: skip
                 weights_free[-1] = done_values
             scores_free.append(softmax_ops[-1][0])
@@ -374,6 +377,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         "embedding_blocks": image.embedding_blocks,
         "embedding_four_bit": int(image.embedding_four_bit),
         "width": shape.width,
+        "window": shape.window,
         "head_eps": model.head_eps,
         "qk_norm": int(shape.qk_norm),
         "layer_blocks": 2 * shape.kv_heads * dim_blocks,

@@ -18,6 +18,7 @@ from tokenloom.hw.array.row_lane import RowLane
 from tokenloom.hw.attention.attention import Attention
 from tokenloom.hw.attention.head_norm import HeadNorm
 from tokenloom.hw.attention.softmax import Softmax
+from tokenloom.hw.attention.window import first_token
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.core import EDGE
 from tokenloom.hw.embedding.embedding import Embedding
@@ -100,6 +101,10 @@ class _Pass:
     model: QuantModel
     rows: int
     length: int
+    first: int  # the first token that windowed operations see
+
+    def _tokens(self, fields: dict[str, int]) -> int:
+        return self.length - (self.first if fields["windowed"] else 0)
 
     @property
     def slot_groups(self) -> int:
@@ -149,10 +154,11 @@ class _Pass:
             phase = slots * drain - 1
             row = array.rows - 1
             if kind is Kind.KEYS:
-                tiles, beats, digits = -(-self.length // array.columns), fields["beats"], 1
+                tiles = -(-self._tokens(fields) // array.columns)
+                beats, digits = fields["beats"], 1
                 tail = Attention.KEYS_DONE
             else:
-                tiles, beats, digits = fields["tiles"], -(-self.length // BLOCK), 2
+                tiles, beats, digits = fields["tiles"], -(-self._tokens(fields) // BLOCK), 2
                 tail = Attention.VALUES_DONE
         tile = max(beats * digits * slots, slots * drain)
         # Issue of the last tile's last beat for slot 0, from which its drain counts.
@@ -167,7 +173,7 @@ class _Pass:
         )
 
     def _softmax(self, fields: dict[str, int]) -> _Timing:
-        words = -(-self.length // BLOCK) * BLOCK // self.hardware.array.drain
+        words = -(-self._tokens(fields) // BLOCK) * BLOCK // self.hardware.array.drain
         groups = self.slot_groups
         return _Timing(ready=Softmax.duration(groups, words), last=Softmax.latency(groups, words))
 
@@ -195,7 +201,10 @@ def predict(
     """
     if not 1 <= rows <= hardware.array.rows:
         raise ValueError(f"rows is {rows}; allowed: 1..{hardware.array.rows}")
-    one = _Pass(hardware=hardware, model=model, rows=rows, length=pos + rows)
+    first_seen = first_token(
+        pos=pos, window=model.shape.window, page_tokens=hardware.memory.page_tokens
+    )
+    one = _Pass(hardware=hardware, model=model, rows=rows, length=pos + rows, first=first_seen)
     queues: dict[Unit, list[Instruction]] = {}
     for unit, instructions in program.queues.items():
         queue = []

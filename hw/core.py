@@ -58,7 +58,8 @@ class Core(Block):
     -------
     cfg_we, cfg_sel, cfg_addr, cfg_data : In, program memory (`registers.Select`), with `en` high
     model : In, `registers.MODEL`
-    restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass
+    restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass;
+        first : In, the first token that windowed operations see (`window.first_token_value`)
     sampling : In, per row, seed and temperature (`noise.SAMPLING`), stable in the pass
     over : Out(1), every queue has stopped and every operation is done
     will_take : Out(E), take : Out(1), pow2 : In(1), codes, scale, minimum, v_shifts : In, the
@@ -98,6 +99,7 @@ class Core(Block):
                 "restart": In(1),
                 "rows_used": In(6),
                 "pos": In(20),
+                "first": In(20),
                 "sample": In(1),
                 "sampling": In(SAMPLING.size * r),
                 "over": Out(1),
@@ -142,7 +144,7 @@ class Core(Block):
 
         # What the pass and the model make of each other.
         group_rows, slot_groups = Signal(10), Signal(self._slots.bit_length() + 1)
-        length = Signal(20)
+        length, attended = Signal(20), Signal(20)
         row_bits = r_count.bit_length() - 1
         column_bits = self._c.bit_length() - 1
         m.d.comb += [
@@ -190,6 +192,7 @@ class Core(Block):
         ]
 
         # Array.
+        array_op = data.View(ARRAY_OP, queues[Unit.ARRAY].op)
         control = ArrayControl(
             columns=self._c,
             drain=self._w,
@@ -211,8 +214,9 @@ class Core(Block):
             control.rows_used.eq(self.rows_used),
             control.group_rows.eq(group_rows),
             control.slot_groups.eq(slot_groups),
-            control.key_tiles.eq((length + (self._c - 1)) >> column_bits),
-            control.value_beats.eq((length + (BLOCK - 1)) >> 5),
+            attended.eq(length - Mux(array_op.windowed, self.first, 0)),
+            control.key_tiles.eq((attended + (self._c - 1)) >> column_bits),
+            control.value_beats.eq((attended + (BLOCK - 1)) >> 5),
             control.key_blocks.eq(model.key_blocks),
             self.will_take.eq(control.will_take),
             self.take.eq(control.take),
@@ -246,6 +250,8 @@ class Core(Block):
             attention.slot_groups.eq(slot_groups),
             attention.head_size.eq(model.head_size),
             attention.pos.eq(self.pos),
+            attention.first.eq(self.first),
+            attention.window.eq(model.window),
             attention.v_floor.eq(model.v_floor),
             attention.accs.eq(array.wide),
             attention.v_we.eq(control.take_keys),

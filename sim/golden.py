@@ -422,6 +422,9 @@ class Golden:
         scores = self._counted(fx.drain(acc, layer.shift["score"]))
         scores = scores.reshape(groups, heads // groups, count, length)
         mask = np.arange(length) <= position[:, None]
+        window = shape.layer_window(index)
+        if window:
+            mask &= np.arange(length) > position[:, None] - window
         if self.trace is not None:
             self._tell("score", index, np.where(mask, scores, 0))
         p, den = fx.exp2(scores, mask)

@@ -69,6 +69,8 @@ def random_model(
     eos: tuple[int, ...] = (),
     bias: float = 0.0,
     qk_norm: bool = False,
+    window: int = 0,
+    full_layers: tuple[int, ...] = (),
     seed: int = 1,
 ) -> Checkpoint:
     """A random checkpoint whose magnitudes are those of a trained one.
@@ -91,6 +93,7 @@ def random_model(
         width=width, ffn=ffn, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
         vocab=vocab, positions=positions, rope_theta=10000.0, norm_eps=1e-5, tied=tied, bos=None,
         eos=eos, qkv_bias=bias != 0.0, qk_norm=qk_norm,
+        window=window, full_layers=full_layers,
     )  # fmt: skip
 
     def matrix(name: str, rows: int, cols: int, gain: float = 1.0) -> Matrix:

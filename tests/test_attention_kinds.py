@@ -9,8 +9,10 @@ from tokenloom.compiler.errors import ConfigError
 from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
+from tokenloom.hw.attention.window import first_token
 from tokenloom.hw.config import load
 
+PAGE = load("mini").memory.page_tokens
 NORMED = load("mini", ["maxima.qk_norm=1"])
 
 SHAPES = {
@@ -45,3 +47,41 @@ def test_a_chip_without_norms_refuses():
     plain = load("mini")
     with pytest.raises(ConfigError, match=r"its qk_norm is .*maxima.qk_norm is 0; .*-P maxima"):
         compile_program(model, lay_out(model, plain), plain)
+
+
+WINDOWED = {
+    "one-token": dict(**SMALL, window=1),
+    "inside-a-page": dict(**SMALL, window=40),
+    "over-pages": dict(**SMALL, window=PAGE + 3),
+    "one-layer-of-two": dict(**SMALL, window=21, full_layers=(0,)),
+    "wider-than-the-context": dict(**SMALL, window=1000),
+}
+
+
+def windowed(name):
+    return quantise(random_model(**WINDOWED[name], seed=len(name)))
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_windows(name, device):
+    """A prompt over three pages, the last tokens with their logits, then more."""
+    model = windowed(name)
+    check(device(model), prompt_for(model, 2 * PAGE + 11), 6)
+
+
+@pytest.mark.parametrize("name", ["inside-a-page", "one-layer-of-two"])
+def test_prediction_with_a_window(name):
+    case = Case(windowed(name), 2 * PAGE + 5, 4)
+    assert case.differences() == []
+    # Pages before the window are not fetched: without it, a pass takes more beats.
+    plain = Case(quantise(random_model(**SMALL)), 2 * PAGE + 5, 1)
+    assert case.records[-4].beats < plain.records[-1].beats
+
+
+def test_first_token():
+    for window in (0, 1, 5, PAGE, PAGE + 1, 300):
+        for pos in (0, 1, PAGE - 1, PAGE, 2 * PAGE + 3, 500):
+            found = first_token(pos=pos, window=window, page_tokens=PAGE)
+            seen = [t for t in range(pos + 1) if window == 0 or t > pos - window]
+            assert found % PAGE == 0 and found <= seen[0]
+            assert window == 0 or seen[0] < found + PAGE

@@ -27,6 +27,7 @@ MODEL = data.StructLayout(
         "embedding_blocks": 12,
         "embedding_four_bit": 1,
         "width": 17,
+        "window": 20,  # tokens that a windowed operation sees; 0 for all
         "head_eps": EPS_BITS,  # of the norms of q and k
         "qk_norm": 1,  # q and k are normed per head
         "layer_blocks": 10,  # K and V blocks that a row writes per layer

@@ -40,7 +40,8 @@ async def lane(dut: Any) -> None:
     tokens_max, dim_blocks = p["tokens_max"], p["dim_blocks"]
     parts = 32 // width
     ins = (
-        "start start_bank start_out_bank start_groups start_words start_block length used scores "
+        "start start_bank start_out_bank start_groups start_words start_block begin length used "
+        "scores "
         "scores_max v_shift"
     )
     outs = (
@@ -68,6 +69,7 @@ async def lane(dut: Any) -> None:
     scores: dict[tuple[int, int], list[int]] = {}
     highest: dict[tuple[int, int], int] = {}
     lengths: dict[tuple[int, int], int] = {}
+    begins: dict[tuple[int, int], int] = {}
     used: dict[tuple[int, int], int] = {}
 
     def prepare(bank: int, number: int) -> tuple[int, int]:
@@ -83,7 +85,10 @@ async def lane(dut: Any) -> None:
                 rng.choice((HIGH, LOW, rng.randrange(LOW, HIGH)))
                 for _ in range(tokens_max - length)
             ]
-            highest[bank, slot] = max(values)
+            begin = rng.choice((0, 0, length - 1, rng.randrange(length)))
+            begins[bank, slot] = begin
+            scores[bank, slot][:begin] = [rng.choice((HIGH, LOW, 0)) for _ in range(begin)]
+            highest[bank, slot] = max(values[begin:])
             lengths[bank, slot] = length
             used[bank, slot] = int(slot == 0 or rng.random() < 0.7)
         most = max(lengths[bank, slot] for slot in range(groups))
@@ -93,6 +98,7 @@ async def lane(dut: Any) -> None:
         count = words * width
         for slot in range(groups):
             mask = np.arange(count) < lengths[bank, slot]
+            mask &= np.arange(count) >= begins[bank, slot]
             w = np.zeros(count, dtype=np.int64)
             if used[bank, slot]:
                 power, den = formats.exp2(scores[bank, slot][:count], mask)
@@ -147,7 +153,7 @@ async def lane(dut: Any) -> None:
             first = out["scores_word"] * width
             asked = pack(scores[place][first : first + width], 32), highest[place]
             now = out["scores_bank"], out["slot"]
-            item |= {"length": lengths[now], "used": used[now]}
+            item |= {"begin": begins[now], "length": lengths[now], "used": used[now]}
         if out["v_read"]:
             first = out["v_token"]
             v_asked = pack(shifts[out["v_bank"], out["v_block"]][first : first + width], 5)
