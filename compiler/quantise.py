@@ -259,13 +259,13 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
 
     q_floor, k_floor = score_floors(source, shape.head_size, proofs)
     bits = fx.PROB_FRAC + fx.KV_SHIFT_MAX + fx.KV_BITS - 1 + positions.bit_length()
-    if bits > ACC_LIMIT:
-        # acc << floor_v has to fit as well, so a floor would not help (point 12).
+    v_floor = max(0, bits - ACC_LIMIT)
+    if positions > fx.TOKENS_MAX:
         raise ModelError(
-            f"{source}: the context's accumulator needs {bits} bits for {positions} positions, "
-            f"it has {ACC_LIMIT}; compile for fewer positions"
+            f"{source}: {positions} positions; a softmax's denominator holds {fx.TOKENS_MAX}; "
+            "compile for fewer positions"
         )
-    proofs.append(Proof(name="context", bits=bits, floor=0))
+    proofs.append(Proof(name="context", bits=bits - v_floor, floor=v_floor))
     kappa, ek = tables.score_factor(shape.head_size)
 
     embedding = _tensor("embedding", source, [checkpoint.embedding])
@@ -327,7 +327,7 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         head_floor=head_floor,
         q_floor=q_floor,
         k_floor=k_floor,
-        v_floor=0,
+        v_floor=v_floor,
         eps_int=tables.scaled_epsilon(shape.width, shape.norm_eps, f_res),
         freq=np.asarray(
             tables.rope_frequencies(shape.rope_theta, shape.head_size), dtype=np.uint32

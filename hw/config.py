@@ -467,7 +467,7 @@ class HardwareConfig:
         )
         for key, what, number, limit, why in (
             ("maxima.positions", "", top.positions, TOKENS_MAX,
-             "because a softmax's denominator has 30 bits"),
+             "because a softmax's denominator has 35 bits"),
             ("maxima.layers", "", top.layers, field["layer"],
              "because that is how far an instruction's layer counts"),
             ("maxima.kv_heads", "", top.kv_heads, field["kv_head"] + 1,

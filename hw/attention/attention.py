@@ -173,7 +173,8 @@ class Attention(Block):
 
         blocks = (bounds(op.windowed, self.rows_used - 1)[1] + (BLOCK - 1)) >> 5
         words = blocks * words_per_block
-        left, windowed = Signal(20), Signal()
+        most_words = self._tokens // self._w * self._slots
+        left, windowed = Signal(range(most_words)), Signal()
         m.d.comb += self.soft_ready.eq(left == 0)
         with m.If(self.soft_issue):
             m.d.sync += [left.eq(words * self.slot_groups - 1), windowed.eq(op.windowed)]

@@ -10,9 +10,9 @@ from tokenloom.hw.attention.prob_quantiser import ProbQuantiser
 from tokenloom.hw.numbers.arith import round_shift, sum_tree
 from tokenloom.hw.numbers.formats import (
     BLOCK,
+    DEN_BITS,
     EXP2_SHIFT_MAX,
     PROB_FRAC,
-    RECIPROCAL_BITS,
     SCORE_FRAC,
     TOKENS_MAX,
 )
@@ -72,7 +72,7 @@ class Softmax(Block):
         To `VExponents.read...`.
     v_shift : In(5 * W)
         From `VExponents`, one cycle later.
-    den_valid : Out(1), den_bank : Out(1), den_slot : Out, den : Out(30)
+    den_valid : Out(1), den_bank : Out(1), den_slot : Out, den : Out(35)
         Denominator of a used slot, only with dim block 0; the bank is `start_bank`.
     out_valid : Out(1)
         The other `out_` ports hold a block. Unused slots have blocks of zeros.
@@ -142,7 +142,7 @@ class Softmax(Block):
                 "den_valid": Out(1),
                 "den_bank": Out(1),
                 "den_slot": Out(slot_bits),
-                "den": Out(RECIPROCAL_BITS),
+                "den": Out(DEN_BITS),
                 "out_valid": Out(1),
                 "out_bank": Out(1),
                 "out_slot": Out(slot_bits),

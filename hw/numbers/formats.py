@@ -100,7 +100,8 @@ SILU_OFFSET_FRAC = 16
 SILU_SLOPE_SHIFT = SILU_C2_FRAC + SILU_OFFSET_FRAC - SILU_C1_FRAC  # 13
 SILU_VALUE_SHIFT = SILU_C1_FRAC + SILU_OFFSET_FRAC - GATE_FRAC  # 20; C0 has 20 bits as well
 RECIPROCAL_BITS = 30  # width of the normalised denominator
-TOKENS_MAX = 8160  # whole blocks of tokens whose denominator, up to 2^17 each, has those bits
+TOKENS_MAX = 131072  # longest context
+DEN_BITS = PROB_FRAC + TOKENS_MAX.bit_length()  # of its denominator, up to 2^17 per token: 35
 RECIPROCAL_CLAMP = 131071
 
 _FIXED_MAX = (1 << (FIXED_BITS - 1)) - 1
@@ -468,7 +469,7 @@ def reciprocal(den: npt.ArrayLike) -> Int:
     Parameters
     ----------
     den : int64 array
-        Softmax denominators, 1 <= den < 2^33.
+        Softmax denominators, 1 <= den < 2^35.
 
     Returns
     -------
@@ -476,8 +477,8 @@ def reciprocal(den: npt.ArrayLike) -> Int:
         2^16..131071 (17 bits), nd = bitlen(den).
     """
     d = np.asarray(den, dtype=np.int64)
-    # Fits: 33 + 30 bits.
-    dn = (d << RECIPROCAL_BITS) >> denominator_bits(d)
+    left = RECIPROCAL_BITS - denominator_bits(d)
+    dn = np.where(left >= 0, d << np.maximum(left, 0), d >> np.maximum(-left, 0))
     seed = np.asarray(recip_table(), dtype=np.int64)[(dn >> 20) - 512]
     # Fits: 2^17 * 2^30, then 2^17 * 2^33.
     e = (seed * dn) >> 14
@@ -490,10 +491,11 @@ def context(acc: npt.ArrayLike, den: npt.ArrayLike, floor: int) -> tuple[Int, in
     Parameters
     ----------
     acc : int64 array [...]
-        Unit 2^(-17 + floor_v - f_v); the compiler proves that acc << floor_v fits.
+        Unit 2^(-17 + floor_v - f_v).
     den : int64 array, broadcast against acc
+        At least 2^17: the token with the largest score has that.
     floor : int
-        floor_v.
+        floor_v, 0..17.
 
     Returns
     -------
@@ -502,7 +504,8 @@ def context(acc: npt.ArrayLike, den: npt.ArrayLike, floor: int) -> tuple[Int, in
     """
     a = np.asarray(acc, dtype=np.int64)
     d = np.asarray(den, dtype=np.int64)
-    t, first = sat32(round_shift(a << np.int64(floor), denominator_bits(d)))
+    # Fits: |acc| <= T 2^(48 - floor) <= 2^63 - 2^46, and the half is at most 2^34.
+    t, first = sat32(round_shift(a, denominator_bits(d) - floor))
     # Fits: 2^31 * 2^17.
     value, second = sat32(round_shift(t * reciprocal(d), 16))
     return value, first + second

@@ -179,7 +179,7 @@ def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
 @pytest.mark.parametrize(
     ("overrides", "key", "limit"),
     [
-        (["maxima.positions=8161", "memory.pages=200"], "maxima.positions", 8160),
+        (["maxima.positions=131073", "memory.pages=2049"], "maxima.positions", 131072),
         (["maxima.layers=256"], "maxima.layers", 255),
         (["maxima.heads=65", "maxima.kv_heads=65"], "maxima.kv_heads", 64),
         (
@@ -237,7 +237,7 @@ def test_maxima_beyond_the_instructions_fields(overrides, key, limit):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["maxima.positions=8160", "memory.pages=128"],
+        ["maxima.positions=131072", "memory.pages=2048"],
         ["maxima.layers=255", "maxima.kv_heads=4", "maxima.head_size=16"],
         ["maxima.heads=63", "maxima.kv_heads=1"],
         ["maxima.vocab=131070"],
