@@ -215,6 +215,9 @@ class Golden:
         ``residual.attn``, ``ffn_norm.codes``, ``ffn_norm.shift``, ``gate_up``, ``hidden``,
         ``hidden.codes``, ``hidden.shift``, ``down``, ``residual.ffn``, then ``final_norm.codes``,
         ``final_norm.shift``, ``logits``.
+    sparse : int, optional
+        Only so many tokens with the largest scores take part in a softmax (and those that share
+        the smallest of these scores). The chip has no such mode.
 
     Attributes
     ----------
@@ -222,8 +225,13 @@ class Golden:
         Values clamped by `sat32` so far, in all passes.
     """
 
-    def __init__(self, model: QuantModel, trace: Trace | None = None) -> None:
+    def __init__(
+        self, model: QuantModel, trace: Trace | None = None, sparse: int | None = None
+    ) -> None:
+        if sparse is not None and sparse < 1:
+            raise ValueError(f"sparse is {sparse}; allowed is 1 or more")
         self.model = model
+        self.sparse = sparse
         self.trace = trace
         self.saturations = 0
         names = ("k", "v", "q", "o", "gate_up", "down")
@@ -427,6 +435,8 @@ class Golden:
             mask &= np.arange(length) > position[:, None] - window
         if self.trace is not None:
             self._tell("score", index, np.where(mask, scores, 0))
+        if self.sparse is not None:
+            mask = fx.largest_scores(scores, mask, self.sparse)
         p, den = fx.exp2(scores, mask)
         self._tell("den", index, den)
 

@@ -41,6 +41,7 @@ __all__ = [
     "embed",
     "exp2",
     "exp2_table",
+    "largest_scores",
     "mx_quantise",
     "norm",
     "norm_shift",
@@ -456,6 +457,35 @@ def prob_split(codes: npt.ArrayLike) -> tuple[Int, Int]:
     c = np.asarray(codes, dtype=np.int64)
     low = ((c + 128) & 255) - 128
     return (c - low) >> 8, low
+
+
+def largest_scores(scores: npt.ArrayLike, mask: npt.ArrayLike, count: int) -> npt.NDArray[np.bool_]:
+    """Tokens that take part in a sparse softmax: those not below the `count`-th largest score.
+
+    More than `count` when several tokens share that score: no order among equals is needed.
+
+    Parameters
+    ----------
+    scores : int64 array [..., T]
+    mask : bool array, broadcast against scores
+        Tokens that count.
+    count : int
+        1 or more.
+
+    Returns
+    -------
+    bool array [..., T]
+        A part of `mask`.
+    """
+    s = np.asarray(scores, dtype=np.int64)
+    seen = np.broadcast_to(np.asarray(mask, dtype=bool), s.shape)
+    if s.shape[-1] <= count:
+        return seen.copy()
+    counted = np.where(seen, s, _FIXED_MIN)
+    place = s.shape[-1] - count
+    threshold = np.partition(counted, place, axis=-1)[..., place : place + 1]
+    result: npt.NDArray[np.bool_] = seen & (s >= threshold)
+    return result
 
 
 def denominator_bits(den: npt.ArrayLike) -> Int:

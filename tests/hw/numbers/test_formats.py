@@ -234,6 +234,18 @@ def test_reciprocal(rng):
     assert np.abs(result / exact - 1).max() < 2.0**-16
 
 
+def test_largest_scores(rng):
+    scores = rng.integers(-9, 9, (4, 3, 50))
+    mask = np.arange(50) <= rng.integers(0, 50, (3, 1))
+    for count in (1, 5, 49, 50, 80):
+        kept = fx.largest_scores(scores, mask, count)
+        assert not (kept & ~mask).any()
+        for place in np.ndindex(4, 3):
+            row = scores[place][mask[place[1]]]
+            threshold = np.sort(row)[::-1][min(count, len(row)) - 1]
+            assert np.array_equal(scores[place][kept[place]], row[row >= threshold])
+
+
 def test_context_with_a_floor(rng):
     """The floor comes off the shift, which is the same as a larger accumulator."""
     for floor in range(18):
