@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from tokenloom.compiler.errors import ModelError
 
-__all__ = ["BLOCK", "Checkpoint", "LayerWeights", "Matrix", "MatrixKind", "ModelShape"]
+__all__ = [
+    "BLOCK",
+    "Checkpoint",
+    "LayerWeights",
+    "Matrix",
+    "MatrixKind",
+    "ModelShape",
+    "interleaved",
+]
 
 BLOCK = 32
 """Weights in one quantisation block, along the reduction axis."""
@@ -30,6 +38,16 @@ _RANGES = {
     "positions": (1, 1 << 24),
 }
 """Allowed values of each dimension, both ends included."""
+
+
+def interleaved(rows: int, head_size: int) -> NDArray[np.int64]:
+    """Return the order that brings rows i and i + head_size/2 of every head to 2i and 2i+1.
+
+    Hugging Face's files, and GGUF's of the qwen architectures, rotate the former pairs; the chip
+    rotates neighbours.
+    """
+    half = np.arange(rows).reshape(-1, 2, head_size // 2)
+    return np.ascontiguousarray(half.transpose(0, 2, 1)).reshape(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +84,14 @@ class ModelShape:
         Token that the model's files name as the start of a text.
     eos : tuple of int
         Tokens that end a text; may be empty.
+    qkv_bias : bool
+        Query, key and value projections add a bias.
+    qk_norm : bool
+        Every head of q and k goes through an RMSNorm, before RoPE.
+    window : int
+        Tokens that a windowed layer attends to, the own one among them; 0 without a window.
+    full_layers : tuple of int
+        Layers that attend to the whole context in spite of it.
 
     Raises
     ------
@@ -87,6 +113,10 @@ class ModelShape:
     tied: bool
     bos: int | None
     eos: tuple[int, ...]
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    window: int = 0
+    full_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for field, (low, high) in _RANGES.items():
@@ -110,12 +140,20 @@ class ModelShape:
             raise ModelError(
                 f"{self.name}: norm_eps is {self.norm_eps}; it must lie between 0 and 1"
             )
+        if not 0 <= self.window < 1 << 20:
+            raise ModelError(
+                f"{self.name}: window is {self.window}; allowed are 0 (none) to {(1 << 20) - 1}"
+            )
         for token in (*(() if self.bos is None else (self.bos,)), *self.eos):
             if not 0 <= token < self.vocab:
                 raise ModelError(
                     f"{self.name}: special token {token} lies outside the vocabulary of "
                     f"{self.vocab}"
                 )
+
+    def layer_window(self, layer: int) -> int:
+        """Tokens that a layer attends to; 0 for all."""
+        return 0 if layer in self.full_layers else self.window
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -245,6 +283,19 @@ class Matrix:
         values = values.reshape(len(values), self.blocks * BLOCK)
         return values[:, : self.cols]
 
+    def taken(self, rows: NDArray[np.integer]) -> "Matrix":
+        """Return these rows, in this order, exactly as stored."""
+        if self.dense is not None:
+            return Matrix(kind=self.kind, cols=self.cols, dense=self.dense[rows])
+        assert self.codes is not None and self.scale is not None
+        return Matrix(
+            kind=self.kind,
+            cols=self.cols,
+            codes=self.codes[rows],
+            scale=self.scale[rows],
+            minimum=None if self.minimum is None else self.minimum[rows],
+        )
+
     def quantised(self) -> "Matrix":
         """Return the matrix in blocks: itself if it is quantised, otherwise as Q8_0.
 
@@ -300,6 +351,10 @@ class LayerWeights:
         Input projections of SwiGLU.
     down : Matrix [width, ffn]
         Output projection of SwiGLU.
+    q_bias, k_bias, v_bias : float32 array [rows of q, k, v] or None
+        Added to the projections, before RoPE and in its order; exactly with `qkv_bias`.
+    q_norm, k_norm : float32 array [head_size] or None
+        RMSNorm weights of every head of q and k, in RoPE's order; exactly with `qk_norm`.
     """
 
     attn_norm: NDArray[np.float32]
@@ -311,6 +366,16 @@ class LayerWeights:
     gate: Matrix
     up: Matrix
     down: Matrix
+    q_bias: NDArray[np.float32] | None = None
+    k_bias: NDArray[np.float32] | None = None
+    v_bias: NDArray[np.float32] | None = None
+    q_norm: NDArray[np.float32] | None = None
+    k_norm: NDArray[np.float32] | None = None
+
+    def bias(self, name: str) -> NDArray[np.float32] | None:
+        """The bias of the projection `name`, if it has one."""
+        found: NDArray[np.float32] | None = getattr(self, f"{name}_bias", None)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -369,6 +434,25 @@ class Checkpoint:
                 self._check_matrix(f"layer {index} {name}", getattr(layer, name), size)
             self._check_vector(f"layer {index} attn_norm", layer.attn_norm)
             self._check_vector(f"layer {index} ffn_norm", layer.ffn_norm)
+            for name, gain in (("q", layer.q_norm), ("k", layer.k_norm)):
+                if (gain is not None) != s.qk_norm:
+                    raise ModelError(
+                        f"{self.source}: layer {index} {name} has "
+                        f"{'no' if gain is None else 'a'} norm, expected is "
+                        f"{'one' if s.qk_norm else 'none'}"
+                    )
+                if gain is not None:
+                    self._check_vector(f"layer {index} {name}_norm", gain, s.head_size)
+            for name in ("q", "k", "v"):
+                bias = layer.bias(name)
+                if (bias is not None) != s.qkv_bias:
+                    raise ModelError(
+                        f"{self.source}: layer {index} {name} has "
+                        f"{'no' if bias is None else 'a'} bias, expected is "
+                        f"{'one' if s.qkv_bias else 'none'}"
+                    )
+                if bias is not None:
+                    self._check_vector(f"layer {index} {name}_bias", bias, expected[name][0])
 
     def _check_matrix(self, name: str, matrix: Matrix, size: tuple[int, int]) -> None:
         if (matrix.rows, matrix.cols) != size:
@@ -377,11 +461,14 @@ class Checkpoint:
                 f"{size[0]} x {size[1]}"
             )
 
-    def _check_vector(self, name: str, vector: NDArray[np.float32]) -> None:
-        if vector.shape != (self.shape.width,) or vector.dtype != np.float32:
+    def _check_vector(
+        self, name: str, vector: NDArray[np.float32], size: int | None = None
+    ) -> None:
+        size = self.shape.width if size is None else size
+        if vector.shape != (size,) or vector.dtype != np.float32:
             raise ModelError(
                 f"{self.source}: {name} is {vector.dtype} {list(vector.shape)}, expected "
-                f"float32 [{self.shape.width}]"
+                f"float32 [{size}]"
             )
         if not np.isfinite(vector).all():
             raise ModelError(f"{self.source}: {name} holds an infinity or a NaN")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenloom.compiler.bias import QBias
 from tokenloom.compiler.checkpoint import ModelShape
 from tokenloom.compiler.errors import ConfigError, ModelError
 from tokenloom.compiler.image import MemoryImage, plan
@@ -181,7 +182,7 @@ def kv_bytes_per_token(shape: ModelShape) -> float:
 def weightless(shape: ModelShape, code_bits: int, positions: int) -> QuantModel:
     """A model of that shape with nothing in it: enough for the program and its schedule."""
 
-    def tensor(name: str, rows: int, cols: int) -> QTensor:
+    def tensor(name: str, rows: int, cols: int, *, biased: bool = False) -> QTensor:
         blocks = -(-cols // BLOCK)
         # One zero, seen as many: an 8B model's codes take a byte.
         scale = np.broadcast_to(np.uint16(0), (rows, blocks))
@@ -193,15 +194,22 @@ def weightless(shape: ModelShape, code_bits: int, positions: int) -> QuantModel:
             scale=scale,
             minimum=scale if code_bits == 4 else None,
             e0=1,
+            bias=QBias(
+                codes=np.broadcast_to(np.int8(0), (rows, BLOCK)),
+                scale=np.broadcast_to(np.uint16(0), rows),
+            )
+            if biased
+            else None,
         )
 
     width, queries = shape.width, shape.heads * shape.head_size
     keys = shape.kv_heads * shape.head_size
     gain = Gain(codes=np.zeros(width, np.int16), fraction=0)
+    head_gain = Gain(codes=np.zeros(0, np.int16), fraction=0) if shape.qk_norm else None
     layer = QLayer(
-        q=tensor("q", queries, width),
-        k=tensor("k", keys, width),
-        v=tensor("v", keys, width),
+        q=tensor("q", queries, width, biased=shape.qkv_bias),
+        k=tensor("k", keys, width, biased=shape.qkv_bias),
+        v=tensor("v", keys, width, biased=shape.qkv_bias),
         o=tensor("o", width, queries),
         gate_up=tensor("gate_up", 2 * shape.ffn, width),
         down=tensor("down", width, shape.ffn),
@@ -209,6 +217,8 @@ def weightless(shape: ModelShape, code_bits: int, positions: int) -> QuantModel:
         ffn_gain=gain,
         fraction={},
         floor=dict.fromkeys(("k", "v", "q", "o", "gate_up", "down"), 0),
+        q_gain=head_gain,
+        k_gain=head_gain,
         shift=dict.fromkeys(("k", "v", "q", "score", "o", "gate_up", "down", "swiglu"), 0),
     )
     embedding = tensor("embedding", shape.vocab, width)

@@ -81,6 +81,8 @@ def footprint(shape: ModelShape, hardware: HardwareConfig) -> Footprint:
         + 2 * matrix(shape.ffn, shape.width)
         + matrix(shape.width, shape.ffn)
     )
+    if shape.qkv_bias:  # a block per row
+        layer += matrix(queries + 2 * keys, 1)
     table = matrix(shape.vocab, shape.width)
     array, memory = hardware.array, hardware.memory
     kv = KvLayout(

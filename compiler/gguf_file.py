@@ -1,4 +1,4 @@
-"""Reads GGUF files of the "llama" architecture, weights and tokenizer, without requantising."""
+"""Reads GGUF files of the Llama family, weights and tokenizer, without requantising."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,14 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 from numpy.typing import NDArray
 
-from tokenloom.compiler.checkpoint import BLOCK, Checkpoint, LayerWeights, Matrix, ModelShape
+from tokenloom.compiler.checkpoint import (
+    BLOCK,
+    Checkpoint,
+    LayerWeights,
+    Matrix,
+    ModelShape,
+    interleaved,
+)
 from tokenloom.compiler.errors import ModelError
 
 __all__ = ["GgufTokenizer", "gguf_tokenizer", "load_gguf"]
@@ -19,15 +26,20 @@ _Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", (BLOCK // 2,))])
 
 _ALLOWED = ("Q8_0", "Q4_0", "Q4_1", "F16", "F32", "BF16")
 
+_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+
+_HALF_SPLIT = ("qwen2", "qwen3")
+"""Architectures whose Q and K rows are in Hugging Face's RoPE order."""
+
 _REFUSED_IF_SET = (
-    "llama.expert_count",
-    "llama.attention.sliding_window",
-    "llama.attention.clamp_kqv",
-    "llama.attention.max_alibi_bias",
-    "llama.logit_scale",
-    "llama.residual_scale",
-    "llama.embedding_scale",
-    "llama.attention.scale",
+    "expert_count",
+    "attention.sliding_window_pattern",
+    "attention.clamp_kqv",
+    "attention.max_alibi_bias",
+    "logit_scale",
+    "residual_scale",
+    "embedding_scale",
+    "attention.scale",
 )
 """Metadata that changes the arithmetic in a way the chip does not have."""
 
@@ -72,11 +84,11 @@ class _File:
 
 
 def load_gguf(path: str | Path) -> Checkpoint:
-    """Read a model of the "llama" architecture.
+    """Read a model of the architecture "llama", "qwen2" or "qwen3".
 
     Quantised tensors stay as they are: Q8_0 codes and all dense F32 values are views of the mapped
-    file, 4-bit codes are unpacked to one byte each. Q and K rows are in interleaved RoPE order in
-    such files already.
+    file, 4-bit codes are unpacked to one byte each. Q and K rows of "llama" files are in
+    interleaved RoPE order already, those of the others get it here.
 
     Parameters
     ----------
@@ -96,27 +108,49 @@ def load_gguf(path: str | Path) -> Checkpoint:
     file = _File(Path(path))
     shape = _shape(file)
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    half_split = file.value("general.architecture", str) in _HALF_SPLIT
     used: set[str] = set()
 
-    def matrix(name: str, rows: int, cols: int) -> Matrix:
+    def matrix(name: str, rows: int, cols: int, *, rotated: bool = False) -> Matrix:
         used.add(name)
-        return _matrix(file, name, rows, cols)
+        found = _matrix(file, name, rows, cols)
+        if rotated and half_split:
+            return found.taken(interleaved(rows, shape.head_size))
+        return found
+
+    def bias(name: str, rows: int, *, rotated: bool = False) -> NDArray[np.float32] | None:
+        if not shape.qkv_bias:
+            return None
+        used.add(name)
+        values = _vector(file, name, rows)
+        return values[interleaved(rows, shape.head_size)] if rotated and half_split else values
 
     def vector(name: str) -> NDArray[np.float32]:
         used.add(name)
         return _vector(file, name, shape.width)
 
+    def head_norm(name: str) -> NDArray[np.float32] | None:
+        if not shape.qk_norm:
+            return None
+        used.add(name)
+        return _vector(file, name, shape.head_size)[interleaved(shape.head_size, shape.head_size)]
+
     def layer(prefix: str) -> LayerWeights:
         return LayerWeights(
             attn_norm=vector(prefix + "attn_norm.weight"),
-            q=matrix(prefix + "attn_q.weight", queries, shape.width),
-            k=matrix(prefix + "attn_k.weight", keys, shape.width),
+            q=matrix(prefix + "attn_q.weight", queries, shape.width, rotated=True),
+            k=matrix(prefix + "attn_k.weight", keys, shape.width, rotated=True),
             v=matrix(prefix + "attn_v.weight", keys, shape.width),
             o=matrix(prefix + "attn_output.weight", shape.width, queries),
             ffn_norm=vector(prefix + "ffn_norm.weight"),
             gate=matrix(prefix + "ffn_gate.weight", shape.ffn, shape.width),
             up=matrix(prefix + "ffn_up.weight", shape.ffn, shape.width),
             down=matrix(prefix + "ffn_down.weight", shape.width, shape.ffn),
+            q_bias=bias(prefix + "attn_q.bias", queries, rotated=True),
+            k_bias=bias(prefix + "attn_k.bias", keys, rotated=True),
+            v_bias=bias(prefix + "attn_v.bias", keys),
+            q_norm=head_norm(prefix + "attn_q_norm.weight"),
+            k_norm=head_norm(prefix + "attn_k_norm.weight"),
         )
 
     embedding = matrix("token_embd.weight", shape.vocab, shape.width)
@@ -128,43 +162,45 @@ def load_gguf(path: str | Path) -> Checkpoint:
         head=embedding if shape.tied else matrix("output.weight", shape.vocab, shape.width),
         source=str(file.path),
     )
-    # A tensor that is left over would change what the model computes: a bias, for example.
+    # A tensor that is left over would change what the model computes: another bias, for example.
     left = sorted(set(file.tensors) - used)
     if left:
         raise ModelError(
-            f"{file.path}: unsupported tensor {left[0]} ({len(left)} such); a llama model has "
-            "weights only: no biases, experts or query/key norms"
+            f"{file.path}: unsupported tensor {left[0]} ({len(left)} such); allowed are the "
+            f"weights of a {file.value('general.architecture', str)} model: no other biases, "
+            "experts or norms"
         )
     return checkpoint
 
 
 def _shape(file: _File) -> ModelShape:
     """Read the dimensions, and refuse features that the chip does not have."""
-    architecture = file.value("general.architecture", str)
-    if architecture != "llama":
+    kind = file.value("general.architecture", str)
+    if kind not in _ARCHITECTURES:
         raise ModelError(
-            f"{file.path}: architecture {architecture!r} is not supported; allowed is 'llama'"
+            f"{file.path}: architecture {kind!r} is not supported; allowed are "
+            + ", ".join(_ARCHITECTURES)
         )
     if file.value("split.count", int, 1) > 1:
         raise ModelError(f"{file.path}: a split GGUF file; merge its parts first")
     if (
-        file.value("llama.rope.scaling.type", str, "none") != "none"
-        or file.value("llama.rope.scale_linear", float, 1.0) != 1.0
+        file.value(f"{kind}.rope.scaling.type", str, "none") != "none"
+        or file.value(f"{kind}.rope.scale_linear", float, 1.0) != 1.0
         or "rope_freqs.weight" in file.tensors
     ):
         raise ModelError(f"{file.path}: RoPE scaling is not supported; allowed is plain RoPE")
-    for key in _REFUSED_IF_SET:
+    for key in (f"{kind}.{name}" for name in _REFUSED_IF_SET):
         if file.value(key, float, 0.0):
             raise ModelError(f"{file.path}: {key} is set, which is not supported")
 
-    width = file.value("llama.embedding_length", int)
-    heads = file.value("llama.attention.head_count", int)
+    width = file.value(f"{kind}.embedding_length", int)
+    heads = file.value(f"{kind}.attention.head_count", int)
     if heads < 1:
-        raise ModelError(f"{file.path}: llama.attention.head_count is {heads}")
-    head_size = file.value("llama.attention.key_length", int, width // heads)
-    if file.value("llama.attention.value_length", int, head_size) != head_size:
+        raise ModelError(f"{file.path}: {kind}.attention.head_count is {heads}")
+    head_size = file.value(f"{kind}.attention.key_length", int, width // heads)
+    if file.value(f"{kind}.attention.value_length", int, head_size) != head_size:
         raise ModelError(f"{file.path}: keys and values must have the same length")
-    if file.value("llama.rope.dimension_count", int, head_size) != head_size:
+    if file.value(f"{kind}.rope.dimension_count", int, head_size) != head_size:
         raise ModelError(f"{file.path}: RoPE must rotate the whole head of {head_size} values")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
@@ -173,18 +209,21 @@ def _shape(file: _File) -> ModelShape:
     return ModelShape(
         name=file.value("general.name", str, file.path.stem),
         width=width,
-        ffn=file.value("llama.feed_forward_length", int),
-        layers=file.value("llama.block_count", int),
+        ffn=file.value(f"{kind}.feed_forward_length", int),
+        layers=file.value(f"{kind}.block_count", int),
         heads=heads,
-        kv_heads=file.value("llama.attention.head_count_kv", int, heads),
+        kv_heads=file.value(f"{kind}.attention.head_count_kv", int, heads),
         head_size=head_size,
         vocab=int(embedding.shape[-1]),
-        positions=file.value("llama.context_length", int),
-        rope_theta=file.value("llama.rope.freq_base", float, 10000.0),
-        norm_eps=file.value("llama.attention.layer_norm_rms_epsilon", float),
+        positions=file.value(f"{kind}.context_length", int),
+        rope_theta=file.value(f"{kind}.rope.freq_base", float, 10000.0),
+        norm_eps=file.value(f"{kind}.attention.layer_norm_rms_epsilon", float),
         tied="output.weight" not in file.tensors,
         bos=bos,
         eos=eos,
+        qkv_bias=kind == "qwen2",
+        qk_norm=kind == "qwen3",
+        window=file.value(f"{kind}.attention.sliding_window", int, 0),
     )
 
 

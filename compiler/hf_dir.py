@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenloom.compiler.checkpoint import Checkpoint, LayerWeights, Matrix, MatrixKind, ModelShape
+from tokenloom.compiler.checkpoint import (
+    Checkpoint,
+    LayerWeights,
+    Matrix,
+    MatrixKind,
+    ModelShape,
+    interleaved,
+)
 from tokenloom.compiler.errors import ModelError
 
 __all__ = ["load_hf", "read_json"]
@@ -18,6 +25,14 @@ _DTYPES: dict[str, tuple[str, MatrixKind]] = {
     "BF16": ("<u2", "bf16"),
 }
 """safetensors type: numpy type of its bytes, and the matrix kind."""
+
+_ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""Architecture, as config.json names it, and its model type."""
 
 _MAX_HEADER = 100_000_000
 """Bytes; safetensors itself allows no more."""
@@ -139,7 +154,7 @@ class _Weights:
 
 
 def load_hf(path: str | Path) -> Checkpoint:
-    """Read a Llama model in Hugging Face layout.
+    """Read a model of the Llama family in Hugging Face layout.
 
     Q and K rows are permuted from the half-split order of these files (i rotates with
     i + head_size/2) to the interleaved one (2i rotates with 2i+1).
@@ -179,7 +194,7 @@ def load_hf(path: str | Path) -> Checkpoint:
         used.add(name)
         values, kind = weights.dense(name, (rows, cols))
         if rotated:
-            values = _interleave(values, shape.head_size)
+            values = np.ascontiguousarray(values[interleaved(rows, shape.head_size)])
         try:
             return Matrix(kind=kind, cols=cols, dense=values)
         except ModelError as error:
@@ -188,6 +203,20 @@ def load_hf(path: str | Path) -> Checkpoint:
     def vector(name: str) -> NDArray[np.float32]:
         used.add(name)
         return weights.dense(name, (shape.width,))[0]
+
+    def bias(name: str, rows: int, *, rotated: bool = False) -> NDArray[np.float32] | None:
+        if not shape.qkv_bias:
+            return None
+        used.add(name)
+        values = weights.dense(name, (rows,))[0]
+        return values[interleaved(rows, shape.head_size)] if rotated else values
+
+    def head_norm(name: str) -> NDArray[np.float32] | None:
+        if not shape.qk_norm:
+            return None
+        used.add(name)
+        size = shape.head_size
+        return weights.dense(name, (size,))[0][interleaved(size, size)]
 
     def layer(prefix: str) -> LayerWeights:
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
@@ -201,6 +230,11 @@ def load_hf(path: str | Path) -> Checkpoint:
             gate=matrix(mlp + "gate_proj.weight", shape.ffn, shape.width),
             up=matrix(mlp + "up_proj.weight", shape.ffn, shape.width),
             down=matrix(mlp + "down_proj.weight", shape.width, shape.ffn),
+            q_bias=bias(attention + "q_proj.bias", queries, rotated=True),
+            k_bias=bias(attention + "k_proj.bias", keys, rotated=True),
+            v_bias=bias(attention + "v_proj.bias", keys),
+            q_norm=head_norm(attention + "q_norm.weight"),
+            k_norm=head_norm(attention + "k_norm.weight"),
         )
 
     stored = embedding_name if embedding_name in weights or not tied else head_name
@@ -216,19 +250,28 @@ def load_hf(path: str | Path) -> Checkpoint:
     left = sorted(name for name in weights.names - used if not name.endswith(_IGNORED))
     if left:
         raise ModelError(
-            f"{weights.path}: unsupported tensor {left[0]} ({len(left)} such); a Llama model has "
-            "weights only: no biases, experts or query/key norms"
+            f"{weights.path}: unsupported tensor {left[0]} ({len(left)} such); allowed are the "
+            f"weights of {_architecture(folder / 'config.json', config)}: no other biases, experts "
+            "or norms"
         )
     return checkpoint
 
 
+def _architecture(path: Path, config: dict[str, Any]) -> str:
+    """Return the model type, or refuse it."""
+    names = config.get("architectures") or [config.get("model_type")]
+    if isinstance(names, list) and len(names) == 1:
+        for name, kind in _ARCHITECTURES.items():
+            if names[0] in (name, kind):
+                return kind
+    raise ModelError(
+        f"{path}: architecture {names} is not supported; allowed are " + ", ".join(_ARCHITECTURES)
+    )
+
+
 def _refuse_unsupported(path: Path, config: dict[str, Any]) -> None:
     """Refuse what would change the arithmetic."""
-    names = config.get("architectures") or [config.get("model_type")]
-    if names != ["LlamaForCausalLM"] and names != ["llama"]:
-        raise ModelError(
-            f"{path}: architecture {names} is not supported; allowed is LlamaForCausalLM"
-        )
+    _architecture(path, config)
     for key, allowed in (
         ("attention_bias", False),
         ("mlp_bias", False),
@@ -281,9 +324,34 @@ def _shape(folder: Path, config: dict[str, Any], tied: bool) -> ModelShape:
             tied=tied,
             bos=bos,
             eos=eos,
+            qkv_bias=_architecture(path, config) == "qwen2",
+            qk_norm=_architecture(path, config) == "qwen3",
+            **_window(path, config),
         )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+
+
+def _window(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the window, and which layers do without."""
+    kind, window = _architecture(path, config), config.get("sliding_window")
+    if kind == "llama" or window is None:
+        return {}
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise ModelError(f"{path}: sliding_window is {window!r}; allowed is 1 or more, or null")
+    if kind != "mistral" and not config.get("use_sliding_window", False):
+        return {}
+    layers = config.get("num_hidden_layers", 0)
+    types = config.get("layer_types")
+    if types is None:
+        # Qwen's first `max_window_layers` see everything.
+        full = config.get("max_window_layers", 0) if kind != "mistral" else 0
+        types = ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
+    allowed = ("full_attention", "sliding_attention")
+    if not isinstance(types, list) or len(types) != layers or set(types) - set(allowed):
+        raise ModelError(f"{path}: layer_types is {types!r}; allowed is one of {allowed} per layer")
+    full_layers = tuple(i for i, name in enumerate(types) if name == "full_attention")
+    return {"window": window, "full_layers": full_layers}
 
 
 def _special(folder: Path, config: dict[str, Any]) -> tuple[int | None, tuple[int, ...]]:
@@ -300,10 +368,3 @@ def _special(folder: Path, config: dict[str, Any]) -> tuple[int | None, tuple[in
         if isinstance(token, bool) or not isinstance(token, int):
             raise ModelError(f"{folder}: {token!r} is no token id; bos and eos must be integers")
     return bos, tuple(dict.fromkeys(eos))
-
-
-def _interleave(rows: NDArray[np.float32], head_size: int) -> NDArray[np.float32]:
-    """Move rows i and i + head_size/2 of every head to 2i and 2i+1."""
-    cols = rows.shape[1]
-    heads = rows.reshape(-1, 2, head_size // 2, cols)
-    return np.ascontiguousarray(heads.transpose(0, 2, 1, 3)).reshape(-1, cols)

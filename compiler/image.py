@@ -86,7 +86,7 @@ def plan(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
                 f"{tensor.name}: minima with 8-bit codes, which come from matrices of different "
                 "kinds in one operation; the tape takes minima with 4-bit codes only"
             )
-        padded = -(-tensor.blocks // per_beat) * per_beat
+        padded = -(-tensor.tape_blocks // per_beat) * per_beat
         segments[key] = Segment(
             kind=TapeKind.Q4 if tensor.bits == 4 else TapeKind.Q8,
             address=at,
@@ -94,7 +94,7 @@ def plan(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
         )
         size = weights_bytes(
             outputs=tensor.rows,
-            blocks=tensor.blocks,
+            blocks=tensor.tape_blocks,
             bits=tensor.bits,
             columns=columns,
             blocks_per_beat=per_beat,
@@ -150,10 +150,11 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
         )
     pieces: list[list[npt.NDArray[np.uint8]]] = [[] for _ in range(columns)]
     for _, tensor in _tapes(model):
+        codes, scale, minimum = tensor.tape()
         tapes = pack_weights(
-            tensor.codes.reshape(tensor.rows, -1),
-            tensor.scale,
-            tensor.minimum,
+            codes.reshape(tensor.rows, -1),
+            scale,
+            minimum,
             tensor.bits,
             columns,
             hardware.blocks_per_beat,

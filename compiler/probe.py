@@ -27,6 +27,7 @@ class Probe:
     def __init__(self, checkpoint: Checkpoint) -> None:
         shape = checkpoint.shape
         self.shape = shape
+        self._layer = 0
         count = min(TOKENS, shape.positions)
         ids = [(7 * i + 1) % shape.vocab for i in range(count)]
         if shape.bos is not None:
@@ -45,14 +46,24 @@ class Probe:
         shape, count = self.shape, len(self._stream)
         x = self._normalised(weights.attn_norm)
         q, k, v = (
-            (x @ t.values().T).reshape(count, -1, shape.head_size)
-            for t in (tensors.q, tensors.k, tensors.v)
+            (x @ getattr(tensors, name).values().T + (0 if bias is None else bias)).reshape(
+                count, -1, shape.head_size
+            )
+            for name in ("q", "k", "v")
+            for bias in (weights.bias(name),)
         )
+        if weights.q_norm is not None and weights.k_norm is not None:
+            q, k = self._rms(q) * weights.q_norm, self._rms(k) * weights.k_norm
         q, k = (self._rotated(part) for part in (q, k))
         group = shape.heads // shape.kv_heads
         k, v = (np.repeat(part, group, axis=1) for part in (k, v))
         scores = np.einsum("thd,shd->hts", q, k) / math.sqrt(shape.head_size)
-        scores = np.where(np.tri(count, dtype=bool), scores, -np.inf)
+        seen = np.tri(count, dtype=bool)
+        window = shape.layer_window(self._layer)
+        if window:
+            seen = seen & ~np.tri(count, k=-window, dtype=bool)
+        self._layer += 1
+        scores = np.where(seen, scores, -np.inf)
         p = np.exp(scores - scores.max(axis=2, keepdims=True))
         p /= p.sum(axis=2, keepdims=True)
         mixed = np.einsum("hts,shd->thd", p, v).reshape(count, -1)
@@ -63,8 +74,11 @@ class Probe:
         self._add(hidden @ tensors.down.values().T)
 
     def _normalised(self, gain: npt.NDArray[np.float32]) -> Float:
-        mean = np.square(self._stream).mean(axis=1, keepdims=True)
-        result: Float = self._stream / np.sqrt(mean + self.shape.norm_eps) * gain
+        return self._rms(self._stream) * gain
+
+    def _rms(self, part: Float) -> Float:
+        mean = np.square(part).mean(axis=-1, keepdims=True)
+        result: Float = part / np.sqrt(mean + self.shape.norm_eps)
         return result
 
     def _rotated(self, part: Float) -> Float:

@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tokenloom.compiler.bias import ONES
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
+from tokenloom.hw.array.operand_buffer import OPERAND_SUM
+from tokenloom.hw.attention.head_gains import HeadGains
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.numbers.codebook import CODEBOOK
+from tokenloom.hw.numbers.formats import ACTIVATION_BITS
 from tokenloom.hw.sequencer.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
 from tokenloom.hw.sequencer.registers import MODEL, Select
 
@@ -70,6 +74,10 @@ class Program:
     gains : list
         int16 gains of every norm in order, each padded to whole blocks of 32.
     frequencies : list of int
+    head_gains : dict
+        (layer, is query, dim) -> int16 gain of the norms of q and k; empty without.
+    ones : int
+        Operand block that holds the constant `bias.ONES`.
     """
 
     queues: dict[Unit, list[Instruction]]
@@ -77,6 +85,8 @@ class Program:
     registers: dict[str, int]
     gains: list[list[int]]
     frequencies: list[int]
+    ones: int
+    head_gains: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
     def in_order(self) -> list[Instruction]:
         """Every unit's instructions, each behind all that it depends on."""
@@ -115,6 +125,12 @@ def configuration(program: Program, hardware: HardwareConfig) -> Iterator[tuple[
         yield Select.FREQUENCIES, address, frequency
     for address, code in enumerate(CODEBOOK):
         yield Select.CODEBOOK, address, code
+    dim_bits = HeadGains.dim_bits(hardware.maxima.head_size)
+    for (layer, query, dim), code in program.head_gains.items():
+        yield Select.HEAD_GAINS, (2 * layer + query) << dim_bits | dim, code & 0xFFFF
+    # With shift 0, so the order of codes, shift and sum is all that matters here.
+    value = sum(x << ACTIVATION_BITS * i for i, x in enumerate(ONES))
+    yield Select.OPERANDS, program.ones, value | sum(ONES) << OPERAND_SUM
     value = 0
     for name, field_ in MODEL:
         number = program.registers[name]
@@ -149,10 +165,9 @@ class _Builder:
         )
         return len(self.queues[unit])
 
-    def detour(self, kind: TapeKind, address: int, layer: int, tiles: int) -> None:
-        self.tape.append(
-            pack(TAPE_OP, {"kind": kind, "addr": address, "layer": layer, "tiles": tiles})
-        )
+    def detour(self, kind: TapeKind, address: int, layer: int, tiles: int, windowed: int) -> None:
+        fields = {"kind": kind, "addr": address, "layer": layer, "tiles": tiles}
+        self.tape.append(pack(TAPE_OP, {**fields, "windowed": windowed}))
 
 
 class _Regions:
@@ -163,7 +178,8 @@ class _Regions:
         self.key_blocks = -(-shape.head_size // BLOCK)
         self.slots = max(1, hardware.max_group)
         self.norm = 0
-        self.context = self.norm + -(-shape.width // BLOCK)
+        self.ones = self.norm + -(-shape.width // BLOCK)  # behind the norm, for biases
+        self.context = self.ones + 1
         self.hidden = self.context + -(-shape.heads * shape.head_size // BLOCK)
         self.query = self.hidden + -(-shape.ffn // BLOCK)
         self.end = self.query + shape.kv_heads * self.slots * self.key_blocks
@@ -231,6 +247,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
     for number, layer in enumerate(model.layers):
         label = f"layer {number} "
         floor = layer.floor
+        windowed = int(shape.layer_window(number) != 0)
         done_norm = norm(
             label + "attention norm", layer.attn_gain.codes.tolist(), floor["k"],
             wait_residual, False,
@@ -244,22 +261,24 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
             tensor = getattr(layer, name)
             done_query = matmul(
                 number, name, dest, {Unit.NORM: done_norm}, rows=tensor.rows,
-                x_base=regions.norm, beats=blocks, shift=layer.shift[name], floor=own_floor,
-                kappa=kappa, y_base=regions.query,
+                x_base=regions.norm, beats=tensor.tape_blocks, shift=layer.shift[name],
+                floor=own_floor, kappa=kappa, y_base=regions.query,
             )  # fmt: skip
 
         def keys(head: int, number: int = number, done_query: int = done_query,
-                 score_shift: int = layer.shift["score"]) -> int:  # fmt: skip
+                 score_shift: int = layer.shift["score"],
+                 windowed: int = windowed) -> int:  # fmt: skip
             first = number * shape.kv_heads + head
             wait = {Unit.ARRAY: done_query}
             if first >= 2:
                 wait[Unit.SOFTMAX] = scores_free[first - 2]
             address = (number * kv.layer_stride + head * kv.head_stride) // word
-            build.detour(TapeKind.K, address, number, 1)
+            build.detour(TapeKind.K, address, number, 1, windowed)
             return build.add(
                 Unit.ARRAY, f"layer {number} scores of kv head {head}", wait, kind=Kind.KEYS,
                 beats=dim_blocks, x_base=regions.query + head * regions.slots * dim_blocks,
                 shift=score_shift, layer=number, kv_head=head, parity=first & 1,
+                windowed=windowed,
             )  # fmt: skip
 
         done_context = len(build.queues[Unit.CONTEXT])
@@ -284,6 +303,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
                             block=b,
                             scores=parity,
                             parity=softmax_done & 1,
+                            windowed=windowed,
                         ),  # fmt: skip
                         softmax_done & 1,
                     )
@@ -294,12 +314,12 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
                 tiles = -(-sizes[b] // columns)
                 address = (number * kv.layer_stride + head * kv.head_stride) // word
                 address += b * BLOCK // columns * kv.page_tokens // word
-                build.detour(TapeKind.V, address, number, tiles)
+                build.detour(TapeKind.V, address, number, tiles, windowed)
                 done_values = build.add(
                     Unit.ARRAY, f"layer {number} values of kv head {head} block {b}",
                     {Unit.SOFTMAX: softmax_ops[-1][0]}, kind=Kind.VALUES, tiles=tiles,
                     count=sizes[b], layer=number, kv_head=head, block=b,
-                    parity=softmax_ops[-1][1], aux_shift=parity,
+                    parity=softmax_ops[-1][1], aux_shift=parity, windowed=windowed,
                 )  # fmt: skip
                 weights_free[-1] = done_values
             scores_free.append(softmax_ops[-1][0])
@@ -361,6 +381,9 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         "embedding_four_bit": int(image.embedding_four_bit),
         "width": shape.width,
         "vocab": shape.vocab,
+        "window": shape.window,
+        "head_eps": model.head_eps,
+        "qk_norm": int(shape.qk_norm),
         "layer_blocks": 2 * shape.kv_heads * dim_blocks,
     }
     return Program(
@@ -369,4 +392,12 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         registers=registers,
         gains=gains,
         frequencies=[int(f) for f in model.freq],
+        ones=regions.ones,
+        head_gains={
+            (number, query, dim): int(code)
+            for number, layer in enumerate(model.layers)
+            for query, gain in enumerate((layer.k_gain, layer.q_gain))
+            if gain is not None
+            for dim, code in enumerate(gain.codes)
+        },
     )

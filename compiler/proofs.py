@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tokenloom.compiler.bias import largest_bias
 from tokenloom.compiler.errors import ModelError
 from tokenloom.hw.numbers import formats as fx
 
@@ -69,18 +70,40 @@ def _magnitude(tensor: QTensor) -> int:
     return largest << (fx.ACTIVATION_BITS - 1)
 
 
-def exponent_floor(source: str, tensors: list[tuple[str, QTensor]], proofs: list[Proof]) -> int:
+def _added(added: dict[str, float], name: str) -> int:
+    """Bound of a bias once it is rounded, whatever the floor; 0 without one."""
+    if name not in added:
+        return 0
+    return math.ceil(added[name] * (1 + 2.0**-10)) + (1 << fx.FLOOR_MAX)
+
+
+def exponent_floor(
+    source: str,
+    tensors: list[tuple[str, QTensor]],
+    proofs: list[Proof],
+    added: dict[str, float] | None = None,
+) -> int:
     """The smallest exponent floor with which all `tensors` (by name) fit the accumulator.
 
-    Adds a line per tensor to `proofs`.
+    Adds a line per tensor to `proofs`. `added` are the largest biases, in units of the accumulator
+    without a floor; with it they have to fit a block of the tape, too.
 
     Raises
     ------
     ModelError
         If the largest floor does not suffice.
     """
-    bits = [_magnitude(tensor).bit_length() + fx.ACTIVATION_SHIFT_MAX for _, tensor in tensors]
-    floor = max(0, max(bits) - ACC_LIMIT)
+    added = added or {}
+    bits = [
+        ((_magnitude(tensor) << fx.ACTIVATION_SHIFT_MAX) + _added(added, name)).bit_length()
+        for name, tensor in tensors
+    ]
+    blocks = [
+        math.ceil(math.log2(added[name] / largest_bias(tensor.bits)))
+        for name, tensor in tensors
+        if added.get(name, 0.0) > 0.0
+    ]
+    floor = max(0, max(bits) - ACC_LIMIT, *blocks)
     if floor > fx.FLOOR_MAX:
         worst = tensors[bits.index(max(bits))][0]
         raise ModelError(

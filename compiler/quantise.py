@@ -6,6 +6,7 @@ shape or board. The result, `QuantModel`, is what the golden model runs and what
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tokenloom.compiler.bias import QBias, quantise_bias
 from tokenloom.compiler.checkpoint import Checkpoint, LayerWeights, Matrix, ModelShape
 from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.probe import HEADROOM, Probe
@@ -34,6 +36,8 @@ from tokenloom.hw.numbers import tables
 __all__ = ["Gain", "QLayer", "QTensor", "QuantModel", "iter_tensors", "quantise"]
 
 Float = npt.NDArray[np.float64]
+
+_HEAD_FRACTION_MAX = 26  # of what a head's norm squares: epsilon's register has 64 bits
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
@@ -54,6 +58,8 @@ class QTensor:
     minimum : uint16 array [N, nb] or None
     e0 : int
         Base exponent: the least significant bit is 2^(e0 - 25).
+    bias : QBias or None
+        Added to the accumulators: on the tape one more block of every row.
     """
 
     name: str
@@ -63,6 +69,7 @@ class QTensor:
     scale: npt.NDArray[np.uint16]
     minimum: npt.NDArray[np.uint16] | None
     e0: int
+    bias: QBias | None = None
 
     @property
     def rows(self) -> int:
@@ -73,6 +80,24 @@ class QTensor:
     def blocks(self) -> int:
         """Blocks of 32 along the reduction."""
         return int(self.codes.shape[1])
+
+    @property
+    def tape_blocks(self) -> int:
+        """Blocks of a row on the tape: with the bias's."""
+        return self.blocks + (self.bias is not None)
+
+    def tape(
+        self,
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint16], npt.NDArray[np.uint16] | None]:
+        """Codes [N, tape_blocks, 32], scales and minima [N, tape_blocks] of the tape."""
+        if self.bias is None:
+            return self.codes, self.scale, self.minimum
+        codes = np.concatenate([self.codes, self.bias.codes[:, None]], axis=1)
+        scale = np.concatenate([self.scale, self.bias.scale[:, None]], axis=1)
+        if self.minimum is None:
+            return codes, scale, None
+        nothing = np.zeros((self.rows, 1), dtype=np.uint16)
+        return codes, scale, np.concatenate([self.minimum, nothing], axis=1)
 
     def integers(self, rows: slice = slice(None)) -> fx.Int:
         """W_int = code (m << sw) + (m_min << sw_min), exact.
@@ -125,8 +150,8 @@ class QLayer:
         gate_up holds the rows g0, u0, g1, u1, ...
     attn_gain, ffn_gain : Gain
     fraction : dict
-        Fraction bits of the sites k, v, q (q *before* the score factor's exponent), context,
-        gate, up, hidden.
+        Fraction bits of the sites k, v, q (q *before* the score factor's exponent; k and q behind
+        their norms, where there are any), context, gate, up, hidden.
     floor : dict
         Exponent floor of each operation's activations: k, v and q share the quantised norm, so
         theirs are equal; o, gate_up, down.
@@ -145,6 +170,12 @@ class QLayer:
     fraction: dict[str, int]
     floor: dict[str, int]
     shift: dict[str, int]
+    q_gain: Gain | None = None
+    k_gain: Gain | None = None
+
+    def head_gain(self, name: str) -> Gain | None:
+        """Gain of the norm over every head of q or k (`name`), if it has one."""
+        return {"q": self.q_gain, "k": self.k_gain}.get(name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,6 +204,8 @@ class QuantModel:
     kappa, ek : int
         The score factor, kappa 2^(ek - 16).
     proofs : tuple of Proof
+    head_eps : int
+        Added to every sum of squares of a head of q or k; 0 in a model without such norms.
     """
 
     shape: ModelShape
@@ -194,6 +227,7 @@ class QuantModel:
     kappa: int
     ek: int
     proofs: tuple[Proof, ...]
+    head_eps: int = 0
 
 
 def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantModel:
@@ -225,13 +259,13 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
 
     q_floor, k_floor = score_floors(source, shape.head_size, proofs)
     bits = fx.PROB_FRAC + fx.KV_SHIFT_MAX + fx.KV_BITS - 1 + positions.bit_length()
-    if bits > ACC_LIMIT:
-        # acc << floor_v has to fit as well, so a floor would not help (point 12).
+    v_floor = max(0, bits - ACC_LIMIT)
+    if positions > fx.TOKENS_MAX:
         raise ModelError(
-            f"{source}: the context's accumulator needs {bits} bits for {positions} positions, "
-            f"it has {ACC_LIMIT}; compile for fewer positions"
+            f"{source}: {positions} positions; a softmax's denominator holds {fx.TOKENS_MAX}; "
+            "compile for fewer positions"
         )
-    proofs.append(Proof(name="context", bits=bits, floor=0))
+    proofs.append(Proof(name="context", bits=bits - v_floor, floor=v_floor))
     kappa, ek = tables.score_factor(shape.head_size)
 
     embedding = _tensor("embedding", source, [checkpoint.embedding])
@@ -250,6 +284,17 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         )
         drafts.append(draft)
     f_res = min(31 - ceil_log2(probe.peak) - HEADROOM, most)
+    # All sums of squares of heads get one epsilon, so what is squared has one format.
+    f_heads = min(
+        (d.fraction[name] for d in drafts for name in ("k", "q")), default=_HEAD_FRACTION_MAX
+    )
+    f_heads = min(f_heads, _HEAD_FRACTION_MAX)
+    for draft in drafts:
+        for name in ("k", "q"):
+            gain = draft.head_gain(name)
+            if gain is not None:
+                draft.shift[name] += draft.fraction[name] - f_heads
+                draft.fraction[name] = gain.output_fraction
 
     for index, draft in enumerate(drafts):
         name = f"layer {index} "
@@ -282,7 +327,7 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         head_floor=head_floor,
         q_floor=q_floor,
         k_floor=k_floor,
-        v_floor=0,
+        v_floor=v_floor,
         eps_int=tables.scaled_epsilon(shape.width, shape.norm_eps, f_res),
         freq=np.asarray(
             tables.rope_frequencies(shape.rope_theta, shape.head_size), dtype=np.uint32
@@ -290,6 +335,9 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         kappa=kappa,
         ek=ek,
         proofs=tuple(proofs),
+        head_eps=tables.scaled_epsilon(shape.head_size, shape.norm_eps, f_heads)
+        if shape.qk_norm
+        else 0,
     )
 
 
@@ -303,15 +351,34 @@ def _layer(
     }
     tensors["gate_up"] = _tensor(prefix + "gate_up", source, [weights.gate, weights.up])
     attn_gain, ffn_gain = _gain(weights.attn_norm), _gain(weights.ffn_norm)
+    # Biases in units of the accumulator as it would be without a floor.
+    added = {
+        name: np.ldexp(bias.astype(np.float64), 25 - tensors[name].e0 + attn_gain.output_fraction)
+        for name in ("k", "v", "q")
+        if (bias := weights.bias(name)) is not None
+    }
     floor = {}
     for group in (("k", "v", "q"), ("o",), ("gate_up",), ("down",)):
         named = [(prefix + name, tensors[name]) for name in group]
-        shared = exponent_floor(source, named, proofs)
+        peaks = {prefix + n: float(np.abs(added[n]).max()) for n in group if n in added}
+        shared = exponent_floor(source, named, proofs, peaks)
         floor.update(dict.fromkeys(group, shared))
 
     fraction, shift = {}, {}
     for name, turn in (("k", math.sqrt(2)), ("v", 1.0), ("q", math.sqrt(2))):
-        bound = float(row_bounds(tensors[name], weights.attn_norm).max()) * turn
+        bounds = row_bounds(tensors[name], weights.attn_norm)
+        bias = weights.bias(name)
+        if bias is not None:
+            bounds = bounds + np.abs(bias)
+            tensors[name] = dataclasses.replace(
+                tensors[name],
+                bias=quantise_bias(
+                    f"{source}: {prefix}{name}",
+                    tensors[name].bits,
+                    np.ldexp(added[name], -floor[name]),
+                ),
+            )
+        bound = float(bounds.max()) * turn
         limit = 25 - tensors[name].e0 - floor[name] + attn_gain.output_fraction
         fraction[name] = min(fraction_bits(bound), limit)
         shift[name] = limit - fraction[name]
@@ -337,6 +404,8 @@ def _layer(
         fraction=fraction,
         floor=floor,
         shift=shift,
+        q_gain=None if weights.q_norm is None else _gain(weights.q_norm),
+        k_gain=None if weights.k_norm is None else _gain(weights.k_norm),
     )
 
 

@@ -16,7 +16,9 @@ from tokenloom.hw.array.array_control import ArrayControl
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.array.row_lane import RowLane
 from tokenloom.hw.attention.attention import Attention
+from tokenloom.hw.attention.head_norm import HeadNorm
 from tokenloom.hw.attention.softmax import Softmax
+from tokenloom.hw.attention.window import first_token
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.core import EDGE
 from tokenloom.hw.embedding.embedding import Embedding
@@ -102,6 +104,10 @@ class _Pass:
     rows: int
     length: int
     settings: Settings
+    first: int  # the first token that windowed operations see
+
+    def _tokens(self, fields: dict[str, int]) -> int:
+        return self.length - (self.first if fields["windowed"] else 0)
 
     @property
     def slot_groups(self) -> int:
@@ -142,16 +148,18 @@ class _Pass:
             tiles, beats, digits, slots = fields["tiles"], fields["beats"], 1, 1
             drain = array.columns
             phase = (fields["count"] - 1) % array.columns
-            row, tail = self.rows - 1, self._tail(Dest(fields["dest"]))
+            dest = Dest(fields["dest"])
+            row, tail = self.rows - 1, self._tail(dest)
         else:
             slots, drain = self.slot_groups, array.columns // array.drain
             phase = slots * drain - 1
             row = array.rows - 1
             if kind is Kind.KEYS:
-                tiles, beats, digits = -(-self.length // array.columns), fields["beats"], 1
+                tiles = -(-self._tokens(fields) // array.columns)
+                beats, digits = fields["beats"], 1
                 tail = Attention.KEYS_DONE
             else:
-                tiles, beats, digits = fields["tiles"], -(-self.length // BLOCK), 2
+                tiles, beats, digits = fields["tiles"], -(-self._tokens(fields) // BLOCK), 2
                 tail = Attention.VALUES_DONE
         tile = max(beats * digits * slots, slots * drain)
         # Issue of the last tile's last beat for slot 0, from which its drain counts.
@@ -168,10 +176,13 @@ class _Pass:
     def _tail(self, dest: Dest) -> int:
         if dest is Dest.LOGITS:
             return RowLane.RESIDUAL + Sampler.latency(self.settings)
-        return _TAIL[dest]
+        tail = _TAIL[dest]
+        if self.model.shape.qk_norm and dest in (Dest.KEY, Dest.VALUE, Dest.QUERY):
+            tail += HeadNorm.latency(self.model.shape.head_size)
+        return tail
 
     def _softmax(self, fields: dict[str, int]) -> _Timing:
-        words = -(-self.length // BLOCK) * BLOCK // self.hardware.array.drain
+        words = -(-self._tokens(fields) // BLOCK) * BLOCK // self.hardware.array.drain
         groups = self.slot_groups
         return _Timing(ready=Softmax.duration(groups, words), last=Softmax.latency(groups, words))
 
@@ -202,7 +213,17 @@ def predict(
     """
     if not 1 <= rows <= hardware.array.rows:
         raise ValueError(f"rows is {rows}; allowed: 1..{hardware.array.rows}")
-    one = _Pass(hardware=hardware, model=model, rows=rows, length=pos + rows, settings=settings)
+    first_seen = first_token(
+        pos=pos, window=model.shape.window, page_tokens=hardware.memory.page_tokens
+    )
+    one = _Pass(
+        hardware=hardware,
+        model=model,
+        rows=rows,
+        length=pos + rows,
+        settings=settings,
+        first=first_seen,
+    )
     queues: dict[Unit, list[Instruction]] = {}
     for unit, instructions in program.queues.items():
         queue = []

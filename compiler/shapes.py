@@ -52,7 +52,7 @@ _TABLE: dict[str, tuple[str, tuple[int, ...], float, float, bool, str]] = {
     "Qwen2.5-7B": (
         "Qwen/Qwen2.5-7B-Instruct",
         (3584, 18944, 28, 28, 4, 128, 152064, 32768), 1e6, 1e-6, False,
-        "the bias of q, k and v",
+        "",
     ),
     "Llama-3-8B": (
         "meta-llama/Meta-Llama-3-8B",
@@ -61,7 +61,7 @@ _TABLE: dict[str, tuple[str, tuple[int, ...], float, float, bool, str]] = {
     "Qwen3-8B": (
         "Qwen/Qwen3-8B",
         (4096, 12288, 36, 32, 8, 128, 151936, 40960), 1e6, 1e-6, False,
-        "the RMSNorm of q and k",
+        "",
     ),
     "Llama-3-70B": (
         "meta-llama/Meta-Llama-3-70B",
@@ -69,13 +69,20 @@ _TABLE: dict[str, tuple[str, tuple[int, ...], float, float, bool, str]] = {
     ),
 }  # fmt: skip
 
+_BIASED = ("Qwen2.5-7B",)
+"""Models whose q, k and v have a bias."""
+
+_NORMED = ("Qwen3-8B",)
+"""Models with a norm over every head of q and k."""
+
 
 def _shape(name: str) -> ModelShape:
     _, sizes, theta, eps, tied, _ = _TABLE[name]
     numbers: dict[str, Any] = dict(zip(_FIELDS, sizes, strict=True))
     return ModelShape(
-        name=name, **numbers, rope_theta=theta, norm_eps=eps, tied=tied, bos=None, eos=()
-    )
+        name=name, **numbers, rope_theta=theta, norm_eps=eps, tied=tied, bos=None, eos=(),
+        qkv_bias=name in _BIASED, qk_norm=name in _NORMED,
+    )  # fmt: skip
 
 
 PUBLIC_MODELS: dict[str, PublicModel] = {

@@ -115,6 +115,12 @@ def cli() -> None:
     show_default=True,
     help="Tokens in a window.",
 )
+@click.option(
+    "--sparse",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also measure with only the N largest scores in each softmax (golden model only).",
+)
 def eval_command(
     model: str,
     board: str,
@@ -123,19 +129,26 @@ def eval_command(
     text: Path,
     tokens: int | None,
     window: int,
+    sparse: int | None,
 ) -> None:
     """Measure perplexity: the golden model beside a float64 reference."""
     from tokenloom.host.commands.eval import evaluate
 
     result = evaluate(
-        model=model, board=board, overrides=overrides, text=text, tokens=tokens, window=window
-    )
+        model=model, board=board, overrides=overrides, text=text, tokens=tokens, window=window,
+        sparse=sparse,
+    )  # fmt: skip
     if json_file is not None:
         write_json(json_file, result)
     click.echo(
         f"{result['tokens']} tokens: perplexity {result['ppl_float']:.4f} float64, "
         f"{result['ppl_golden']:.4f} golden ({100 * (result['ratio'] - 1):+.2f} %)"
     )
+    if sparse is not None:
+        click.echo(
+            f"with the {sparse} largest scores: {result['ppl_sparse']:.4f} "
+            f"({100 * (result['ratio_sparse'] - 1):+.2f} % of the golden model's)"
+        )
 
 
 @cli.command("run")

@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetSignal, Signal, Va
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.attention.window import first_token_value
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS, EDGE, Core
 from tokenloom.hw.embedding.row_reader import RowReader
@@ -205,6 +206,7 @@ class Chip(Block):
         m.submodules.tape_control = instance(tape, reset=reset)
 
         # The token loop.
+        first = Signal(20)
         for name in ("req_valid", "req_tokens", "req_new", "req_slot", "req_eos", "req_eos_used",
                      "req_sampling", "prompt_valid", "prompt_token"):  # fmt: skip
             m.d.comb += getattr(control, name).eq(getattr(self, name))
@@ -255,6 +257,15 @@ class Chip(Block):
             tape.dim_blocks_used.eq(registers.key_blocks),
             tape.passes.eq(control.passes),
             tape.length.eq(control.pos + control.rows_used),
+            tape.first.eq(first),
+            core.first.eq(first),
+            first.eq(
+                first_token_value(
+                    pos=control.pos,
+                    window=registers.window,
+                    page_tokens=memory.page_tokens,
+                )
+            ),
             tape.sample.eq(control.sample),
             tape.lookup_phys.eq(pages.lookup_page),
         ]

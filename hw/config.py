@@ -103,6 +103,8 @@ class Maxima:
     """Context length."""
     layers: int
     """Transformer layers."""
+    qk_norm: int = 0
+    """1 for an RMSNorm of every head of q and k (Qwen3)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,11 +263,13 @@ class HardwareConfig:
 
     @property
     def operand_blocks(self) -> int:
-        """Blocks in an operand buffer at the maxima: norm output, context, hidden, queries."""
+        """Blocks in an operand buffer at the maxima: norm output, the constant block for biases,
+        context, hidden, queries.
+        """
         top = self.maxima
         context = -(-top.heads * top.head_size // BLOCK)
         queries = top.kv_heads * self.max_group * self.head_blocks
-        return self.width_blocks + context + self.ffn_blocks + queries
+        return self.width_blocks + 1 + context + self.ffn_blocks + queries
 
     @property
     def array_operations(self) -> int:
@@ -287,6 +291,15 @@ class HardwareConfig:
         for section, part in (("memory", memory), ("maxima", maxima)):
             for field in dataclasses.fields(part):
                 value = getattr(part, field.name)
+                if field.name == "qk_norm":
+                    yield (
+                        f"{section}.{field.name}",
+                        value,
+                        value in (0, 1),
+                        "0 or 1",
+                        "because it is there or not",
+                    )
+                    continue
                 yield (
                     f"{section}.{field.name}",
                     value,
@@ -481,7 +494,7 @@ class HardwareConfig:
         )
         for key, what, number, limit, why in (
             ("maxima.positions", "", top.positions, TOKENS_MAX,
-             "because a softmax's denominator has 30 bits"),
+             "because a softmax's denominator has 35 bits"),
             ("maxima.layers", "", top.layers, field["layer"],
              "because that is how far an instruction's layer counts"),
             ("maxima.kv_heads", "", top.kv_heads, field["kv_head"] + 1,
@@ -532,7 +545,7 @@ class HardwareConfig:
         A context longer than ``maxima.positions`` is no error: the chip then offers a shorter one.
         """
         for field in dataclasses.fields(Maxima):
-            have, limit = getattr(shape, field.name), getattr(self.maxima, field.name)
+            have, limit = int(getattr(shape, field.name)), getattr(self.maxima, field.name)
             if field.name != "positions" and have > limit:
                 raise ConfigError(
                     f"{name} does not fit hardware '{self.name}': its {field.name} is {have}, "

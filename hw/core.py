@@ -15,6 +15,8 @@ from tokenloom.hw.array.operand_buffer import OperandBuffer
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.array.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
 from tokenloom.hw.attention.attention import Attention
+from tokenloom.hw.attention.head_gains import HeadGains
+from tokenloom.hw.attention.head_norm import GAIN_BITS
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.embedding.embedding import Embedding
 from tokenloom.hw.norm.residual import Residual
@@ -58,7 +60,8 @@ class Core(Block):
     -------
     cfg_we, cfg_sel, cfg_addr, cfg_data : In, program memory (`registers.Select`), with `en` high
     model : In, `registers.MODEL`
-    restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass
+    restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass;
+        first : In, the first token that windowed operations see (`window.first_token_value`)
     sampling : In, per row, the sampler's settings (`noise.SAMPLING`), stable in the pass
     recent, recent_count : In, with `sampler.candidates`: per row, the latest tokens (`LogitRules`),
         stable from the pass's last embedding row on
@@ -100,6 +103,7 @@ class Core(Block):
                 "restart": In(1),
                 "rows_used": In(6),
                 "pos": In(20),
+                "first": In(20),
                 "sample": In(1),
                 "sampling": In(SAMPLING.size * r),
                 **(self._recent() if hardware.sampler.candidates else {}),
@@ -149,7 +153,7 @@ class Core(Block):
 
         # What the pass and the model make of each other.
         group_rows, slot_groups = Signal(10), Signal(self._slots.bit_length() + 1)
-        length = Signal(20)
+        length, attended = Signal(20), Signal(20)
         row_bits = r_count.bit_length() - 1
         column_bits = self._c.bit_length() - 1
         m.d.comb += [
@@ -197,6 +201,7 @@ class Core(Block):
         ]
 
         # Array.
+        array_op = data.View(ARRAY_OP, queues[Unit.ARRAY].op)
         control = ArrayControl(
             columns=self._c,
             drain=self._w,
@@ -218,8 +223,9 @@ class Core(Block):
             control.rows_used.eq(self.rows_used),
             control.group_rows.eq(group_rows),
             control.slot_groups.eq(slot_groups),
-            control.key_tiles.eq((length + (self._c - 1)) >> column_bits),
-            control.value_beats.eq((length + (BLOCK - 1)) >> 5),
+            attended.eq(length - Mux(array_op.windowed, self.first, 0)),
+            control.key_tiles.eq((attended + (self._c - 1)) >> column_bits),
+            control.value_beats.eq((attended + (BLOCK - 1)) >> 5),
             control.key_blocks.eq(model.key_blocks),
             self.will_take.eq(control.will_take),
             self.take.eq(control.take),
@@ -253,6 +259,8 @@ class Core(Block):
             attention.slot_groups.eq(slot_groups),
             attention.head_size.eq(model.head_size),
             attention.pos.eq(self.pos),
+            attention.first.eq(self.first),
+            attention.window.eq(model.window),
             attention.v_floor.eq(model.v_floor),
             attention.accs.eq(array.wide),
             attention.v_we.eq(control.take_keys),
@@ -290,7 +298,12 @@ class Core(Block):
         tokens_valid = []
         tapped: list[dict[str, Value]] = []
         for r in range(r_count):
-            lane = RowLane(rows=r_count, slots=self._slots, pairs_max=max(1, top.head_size // 2))
+            lane = RowLane(
+                rows=r_count,
+                slots=self._slots,
+                pairs_max=max(1, top.head_size // 2),
+                head_norm=bool(top.qk_norm),
+            )
             residual = Residual(width=top.width, norm_lanes=hw.norm_lanes, taps=self._taps)
             sampler = Sampler(vocab_bits=self._vocab_bits, candidates=hw.sampler.candidates)
             buffer = OperandBuffer(blocks=hw.operand_blocks, p_blocks=1 << control.p_bits)
@@ -382,6 +395,9 @@ class Core(Block):
                 buffer.codes.eq(quantiser.out_codes),
                 buffer.sx.eq(quantiser.out_sx),
                 buffer.sum.eq(quantiser.out_sum),
+                buffer.cfg_we.eq(self.cfg_we & (self.cfg_sel == Select.OPERANDS)),
+                buffer.cfg_addr.eq(self.cfg_addr),
+                buffer.cfg_data.eq(self.cfg_data),
                 buffer.p_we.eq(attention.p_we[r]),
                 buffer.p_addr.eq(attention.p_addr.word_select(r, p_width)),
                 buffer.p_hi.eq(attention.p_hi.word_select(r, 256)),
@@ -418,6 +434,25 @@ class Core(Block):
                         "prob_low": attention.p_lo.word_select(r, 256),
                     }
                 )
+
+        if top.qk_norm:
+            gains = HeadGains(rows=r_count, layers=top.layers, head_max=top.head_size)
+            place("head_gains", gains)
+            m.d.comb += [
+                gains.read.eq(lanes[0].gain_read),
+                gains.layer.eq(lanes[0].gain_layer),
+                gains.is_query.eq(lanes[0].gain_query),
+                gains.dim.eq(lanes[0].gain_dim),
+                gains.cfg_we.eq(self.cfg_we & (self.cfg_sel == Select.HEAD_GAINS)),
+                gains.cfg_addr.eq(self.cfg_addr),
+                gains.cfg_data.eq(self.cfg_data),
+            ]
+            for r, lane in enumerate(lanes):
+                m.d.comb += [
+                    lane.norms.eq(model.qk_norm),
+                    lane.eps.eq(model.head_eps),
+                    lane.gain.eq(gains.gains.word_select(r, GAIN_BITS)),
+                ]
 
         # Embedding and norm.
         last_row = self.rows_used - 1

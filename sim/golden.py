@@ -76,6 +76,7 @@ class ExactMatrix:
                 self._weights[rows] = whole
         # The largest |W_int| sum of any row, per block; twice, for rounding in the bound itself.
         self._l1 = 2 * l1
+        self._bias = None if tensor.bias is None else tensor.bias.integers()
 
     def _chunks(self, step: int) -> Iterator[slice]:
         for start in range(0, self.rows, step):
@@ -130,8 +131,10 @@ class ExactMatrix:
         for rows in self._chunks(step):
             weights = buffer[: rows.stop - rows.start]
             np.copyto(weights, self._weights[rows])
+            bias = 0 if self._bias is None else self._bias[rows]
             if whole:
-                yield rows, (parts[0][0] @ weights.T).astype(np.int64) << base[:, None]
+                product = (parts[0][0] @ weights.T).astype(np.int64)
+                yield rows, (product << base[:, None]) + bias
                 continue
             acc = np.zeros((len(x), len(weights)), dtype=np.int64)
             for part, left, members in parts:
@@ -140,7 +143,7 @@ class ExactMatrix:
                 else:
                     product = (part @ weights.T).astype(np.int64)
                 acc[members] += product << np.int64(left)
-            yield rows, acc << base[:, None]
+            yield rows, (acc << base[:, None]) + bias
 
     def _split(
         self, x: Int, left: int, members: npt.NDArray[np.intp]
@@ -212,6 +215,9 @@ class Golden:
         ``residual.attn``, ``ffn_norm.codes``, ``ffn_norm.shift``, ``gate_up``, ``hidden``,
         ``hidden.codes``, ``hidden.shift``, ``down``, ``residual.ffn``, then ``final_norm.codes``,
         ``final_norm.shift``, ``logits``.
+    sparse : int, optional
+        Only so many tokens with the largest scores take part in a softmax (and those that share
+        the smallest of these scores). The chip has no such mode.
 
     Attributes
     ----------
@@ -219,8 +225,13 @@ class Golden:
         Values clamped by `sat32` so far, in all passes.
     """
 
-    def __init__(self, model: QuantModel, trace: Trace | None = None) -> None:
+    def __init__(
+        self, model: QuantModel, trace: Trace | None = None, sparse: int | None = None
+    ) -> None:
+        if sparse is not None and sparse < 1:
+            raise ValueError(f"sparse is {sparse}; allowed is 1 or more")
         self.model = model
+        self.sparse = sparse
         self.trace = trace
         self.saturations = 0
         names = ("k", "v", "q", "o", "gate_up", "down")
@@ -361,6 +372,9 @@ class Golden:
             self._tell(name, index, value)
             drained[name] = value.reshape(count, -1, shape.head_size)
         for name, kappa in (("k", None), ("q", model.kappa)):
+            gain = layer.head_gain(name)
+            if gain is not None:
+                drained[name] = self._normed_heads(drained[name], gain.codes)
             cosine, sine = fx.rope_coefficients(position, model.freq, kappa)
             drained[name] = self._counted(fx.rope(drained[name], cosine[:, None], sine[:, None]))
         rows = slice(int(position[0]), int(position[-1]) + 1)
@@ -382,6 +396,12 @@ class Golden:
         stream = self._counted(fx.residual(stream, update))
         self._tell("residual.attn", index, stream)
         return stream
+
+    def _normed_heads(self, heads: Int, gain: npt.ArrayLike) -> Int:
+        """Points 5 and 6 over every head [R, heads, hd]."""
+        flat = heads.reshape(-1, heads.shape[-1])
+        y, k = fx.rsqrt_rows(fx.norm_sums(fx.sum_squares(flat), self.model.head_eps))
+        return self._counted(fx.norm(flat, gain, y, k)).reshape(heads.shape)
 
     def _attend(
         self, index: int, layer: QLayer, cache: _Cache, q: Int, q_shift: Int, position: Int
@@ -412,8 +432,13 @@ class Golden:
         scores = self._counted(fx.drain(acc, layer.shift["score"]))
         scores = scores.reshape(groups, heads // groups, count, length)
         mask = np.arange(length) <= position[:, None]
+        window = shape.layer_window(index)
+        if window:
+            mask &= np.arange(length) > position[:, None] - window
         if self.trace is not None:
             self._tell("score", index, np.where(mask, scores, 0))
+        if self.sparse is not None:
+            mask = fx.largest_scores(scores, mask, self.sparse)
         p, den = fx.exp2(scores, mask)
         self._tell("den", index, den)
 

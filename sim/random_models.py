@@ -73,6 +73,10 @@ def random_model(
     tied: bool = True,
     positions: int = 256,
     eos: tuple[int, ...] = (),
+    bias: float = 0.0,
+    qk_norm: bool = False,
+    window: int = 0,
+    full_layers: tuple[int, ...] = (),
     seed: int = 1,
 ) -> Checkpoint:
     """A random checkpoint whose magnitudes are those of a trained one.
@@ -83,6 +87,10 @@ def random_model(
         "q8_0", "q4_0", "q4_1" or "f32", of every matrix.
     kinds : dict, optional
         Matrices ("q", "down", "embedding", ...) of another kind.
+    bias : float
+        Size of the biases of q, k and v; 0 for none.
+    qk_norm : bool
+        With a norm over every head of q and k.
     """
     rng = np.random.default_rng(seed)
     kinds = kinds or {}
@@ -90,7 +98,8 @@ def random_model(
         name=f"random-{width}-{ffn}-{heads}-{kv_heads}-{head_size}-{vocab}-{layers}-{kind}",
         width=width, ffn=ffn, layers=layers, heads=heads, kv_heads=kv_heads, head_size=head_size,
         vocab=vocab, positions=positions, rope_theta=10000.0, norm_eps=1e-5, tied=tied, bos=None,
-        eos=eos,
+        eos=eos, qkv_bias=bias != 0.0, qk_norm=qk_norm,
+        window=window, full_layers=full_layers,
     )  # fmt: skip
 
     def matrix(name: str, rows: int, cols: int, gain: float = 1.0) -> Matrix:
@@ -100,6 +109,24 @@ def random_model(
         return rng.uniform(0.5, 1.5, width).astype(np.float32)
 
     queries, keys = heads * head_size, kv_heads * head_size
+
+    def biases() -> dict[str, np.ndarray]:
+        if not bias:
+            return {}
+        sizes = {"q_bias": queries, "k_bias": keys, "v_bias": keys}
+        return {
+            name: (rng.normal(0, bias, size) * np.exp2(rng.uniform(-6, 1, size))).astype(np.float32)
+            for name, size in sizes.items()
+        }
+
+    def head_norms() -> dict[str, np.ndarray]:
+        if not qk_norm:
+            return {}
+        return {
+            name: rng.uniform(0.5, 1.5, head_size).astype(np.float32)
+            for name in ("q_norm", "k_norm")
+        }
+
     stack = tuple(
         LayerWeights(
             attn_norm=norm(),
@@ -111,6 +138,8 @@ def random_model(
             gate=matrix("gate", ffn, width),
             up=matrix("up", ffn, width),
             down=matrix("down", width, ffn),
+            **biases(),
+            **head_norms(),
         )
         for _ in range(layers)
     )

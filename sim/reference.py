@@ -149,7 +149,8 @@ class Reference:
                     past[index] = (k, v)
                 else:
                     past.append((k, v))
-            x = x + self._attend(q, k, v) @ self._weights(layer.o).T
+            window = model.shape.layer_window(index)
+            x = x + self._attend(q, k, v, window) @ self._weights(layer.o).T
             seen[f"layer.{index}.attn"] = float(np.abs(x).max())
             h = self._norm(x, layer.ffn_norm)
             gate = h @ self._weights(layer.gate).T
@@ -180,15 +181,29 @@ class Reference:
         """Return rotated q [T, heads, head_size], rotated k and v [T, kv_heads, head_size]."""
         h = self._norm(x, layer.attn_norm)
         q, k, v = (
-            (h @ self._weights(matrix).T).reshape(len(x), -1, self._checkpoint.shape.head_size)
-            for matrix in (layer.q, layer.k, layer.v)
+            (h @ self._weights(matrix).T + (0 if bias is None else bias)).reshape(
+                len(x), -1, self._checkpoint.shape.head_size
+            )
+            for matrix, bias in (
+                (layer.q, layer.q_bias),
+                (layer.k, layer.k_bias),
+                (layer.v, layer.v_bias),
+            )
         )
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         return _rotate(q, angles), _rotate(k, angles), v
 
     def _attend(
-        self, q: NDArray[np.float64], k: NDArray[np.float64], v: NDArray[np.float64]
+        self,
+        q: NDArray[np.float64],
+        k: NDArray[np.float64],
+        v: NDArray[np.float64],
+        window: int = 0,
     ) -> NDArray[np.float64]:
         """Return causal attention [T, heads * head_size]; the T queries are the last of the keys.
+
+        With a window, a query sees so many keys, its own among them.
 
         q is [T, heads, head_size], k and v are [keys, kv_heads, head_size].
         """
@@ -198,6 +213,9 @@ class Reference:
         scores = q @ k.transpose(1, 2, 0)[:, None] / np.sqrt(shape.head_size)
         future = np.arange(keys) > np.arange(keys - rows, keys)[:, None]
         scores[..., future] = -np.inf
+        if window:
+            past = np.arange(keys) <= np.arange(keys - rows, keys)[:, None] - window
+            scores[..., past] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         mixed: NDArray[np.float64] = weights @ v.transpose(1, 0, 2)[:, None]

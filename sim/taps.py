@@ -19,6 +19,7 @@ import numpy.typing as npt
 from tokenloom.compiler.program import Instruction, Program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.array.row_lane import Target
+from tokenloom.hw.attention.window import first_token
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.sequencer.isa import Dest, Kind, Unit
 from tokenloom.hw.taps import tap_places
@@ -125,6 +126,16 @@ class PassTaps:
     def _tokens(self) -> int:
         """Whole blocks of tokens."""
         return -(-(self.pos + self.rows) // BLOCK)
+
+    def _first(self, op: Instruction) -> int:
+        """First token of a sequence that an operation of attention sees."""
+        if not op.fields["windowed"]:
+            return 0
+        return first_token(
+            pos=self.pos,
+            window=self.model.shape.window,
+            page_tokens=self.hardware.memory.page_tokens,
+        )
 
     def _queue(self, unit: Unit) -> list[Instruction]:
         return [op for op in self.operations if op.unit is unit]
@@ -252,15 +263,23 @@ class PassTaps:
             if 0 <= row < len(array) and 0 <= first and first + len(many) <= array.shape[1]:
                 array[row, first : first + len(many)] = many
 
+        for _, _, _, op in self._softmax():
+            # Blocks before the window have no probabilities.
+            for part, size in (("codes", BLOCK), ("shift", 1)):
+                array = result[op.number][part].reshape(self.rows, self._group, -1)
+                array[..., : self._first(op) // BLOCK * size] = 0
         self._blocks(field, put)
         for row in range(self.hardware.array.rows):
             self._row(row, field, put)
             self._lane(row, field, put)
         for op in self._attention(Kind.KEYS).values():
-            # Scores that the causal mask hides are nobody's.
+            # Scores that the mask hides are nobody's.
             scores = result[op.number]["value"].reshape(self.rows, self._group, -1)
+            window = self.model.shape.window if op.fields["windowed"] else 0
             for row in range(self.rows):
                 scores[row, :, self.pos + row + 1 :] = 0
+                if window:
+                    scores[row, :, : max(0, self.pos + row + 1 - window)] = 0
         return result
 
     def _blocks(self, field: Callable[[str, int, str], Array], put: Callable[..., None]) -> None:
@@ -340,7 +359,7 @@ class PassTaps:
             if place is None or op_index >= len(softmax):
                 continue
             layer, head, _, _ = softmax[op_index]
-            first = int(words[i]) * drain
+            first = int(words[i]) * drain + self._first(keys[layer, head, 0])
             values = scores[i, : max(0, length - first)]
             put(keys[layer, head, 0], "value", place[0], place[1] * length + first, values)
 
@@ -360,7 +379,7 @@ class PassTaps:
             op = softmax[op_index][3]
             if banks[i] != op.fields["parity"]:
                 continue
-            at = place[1] * self._tokens + int(blocks[i])
+            at = place[1] * self._tokens + int(blocks[i]) + self._first(op) // BLOCK
             put(op, "codes", place[0], at * BLOCK, (high[i] << 8) + low[i])
             put(op, "shift", place[0], at, shifts[i])
 

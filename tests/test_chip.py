@@ -81,6 +81,7 @@ SHAPES = {
     "head-16-group-1": dict(width=48, ffn=64, heads=4, kv_heads=4, head_size=16, layers=2),
     "head-2": dict(width=24, ffn=20, heads=4, kv_heads=2, head_size=2, vocab=7),
     "head-6-context-of-18": dict(width=31, ffn=65, heads=3, kv_heads=3, head_size=6, vocab=5),
+    "biased": dict(**SMALL, bias=2.0),
     "narrow": dict(width=2, ffn=1, heads=1, kv_heads=1, head_size=2, vocab=2, layers=2),
     "maxima": dict(width=128, ffn=384, heads=8, kv_heads=4, head_size=16, vocab=301, layers=8),
 }

@@ -22,6 +22,7 @@ def evaluate(
     text: Path,
     tokens: int | None = None,
     window: int = 512,
+    sparse: int | None = None,
 ) -> dict[str, Any]:
     """Measure both perplexities on a text file.
 
@@ -42,12 +43,15 @@ def evaluate(
         Use only the first so many tokens.
     window
         Tokens in a window.
+    sparse
+        Also measure the golden model with only so many scores in a softmax.
 
     Returns
     -------
     dict
         ``model``, ``board``, ``text``, ``window``, ``tokens`` (read), ``scored``, ``ppl_float``,
-        ``ppl_golden`` and ``ratio``.
+        ``ppl_golden`` and ``ratio``; with `sparse` also ``sparse``, ``ppl_sparse`` and
+        ``ratio_sparse`` (to the golden model's).
 
     Raises
     ------
@@ -88,7 +92,8 @@ def evaluate(
         raise TokenloomError(f"{text}: has no two tokens in a row, so there is nothing to score")
 
     with progress.step(f"quantise {source.name}"):
-        golden = Golden(quantise(checkpoint, positions=hardware.maxima.positions))
+        quantised = quantise(checkpoint, positions=hardware.maxima.positions)
+        golden = Golden(quantised)
 
     def golden_logits(ids: Any) -> NDArray[np.float64]:
         return golden.logits(ids).astype(np.float64) * golden.logit_scale
@@ -98,6 +103,18 @@ def evaluate(
 
     ppl_float = measure("float64 reference", Reference(checkpoint).logits)
     ppl_golden = measure("golden model", golden_logits)
+    extra: dict[str, Any] = {}
+    if sparse is not None:
+        few = Golden(quantised, sparse=sparse)
+        ppl_sparse = measure(
+            f"golden model, {sparse} scores",
+            lambda ids: few.logits(ids).astype(np.float64) * few.logit_scale,
+        )
+        extra = {
+            "sparse": sparse,
+            "ppl_sparse": ppl_sparse,
+            "ratio_sparse": ppl_sparse / ppl_golden,
+        }
     return {
         "model": source.name,
         "board": hardware.name,
@@ -108,6 +125,7 @@ def evaluate(
         "ppl_float": ppl_float,
         "ppl_golden": ppl_golden,
         "ratio": ppl_golden / ppl_float,
+        **extra,
     }
 
 

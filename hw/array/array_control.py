@@ -9,13 +9,14 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.array.column import Column
 from tokenloom.hw.array.dot_element import DotElement
-from tokenloom.hw.numbers.formats import BLOCK
+from tokenloom.hw.numbers.formats import BLOCK, TOKENS_MAX
 from tokenloom.hw.sequencer.isa import ARRAY_OP, OPERAND_BITS, Kind
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["OPS_IN_FLIGHT", "ArrayControl"]
 
 OPS_IN_FLIGHT = 8
+_BEAT_BITS = (TOKENS_MAX // BLOCK).bit_length()  # of an operation on values
 
 # What the issue stage hands to a row, one cycle later per row.
 _ISSUE = {
@@ -109,8 +110,8 @@ class ArrayControl(Block):
                 "rows_used": In(6),
                 "group_rows": In(10),
                 "slot_groups": In(self._slot_bits + 1),
-                "key_tiles": In(16),
-                "value_beats": In(10),
+                "key_tiles": In(17),
+                "value_beats": In(_BEAT_BITS),
                 "key_blocks": In(4),
                 "will_take": Out(edge),
                 "take": Out(1),
@@ -148,13 +149,13 @@ class ArrayControl(Block):
         fresh = data.View(ARRAY_OP, self.op)
         active, waiting, op_id = Signal(), Signal(), Signal(3)
         op = Signal(ARRAY_OP)
-        tile, beat, slot, digit = Signal(16), Signal(10), Signal(self._slot_bits), Signal()
+        tile, beat, slot, digit = Signal(16), Signal(_BEAT_BITS), Signal(self._slot_bits), Signal()
         # A tile lasts until its sums have left; an operation's longest drain, less one.
         longest = range(max(self._c, self._slots * self._c // self._w))
         slots, hold, hold_start = Signal(self._slot_bits + 1), Signal(longest), Signal(longest)
-        tiles_last, beats_last, bank = Signal(16), Signal(10), Signal()
+        tiles_last, beats_last, bank = Signal(16), Signal(_BEAT_BITS), Signal()
         # Cycles until a tile may be done; issue cycles that the first tile has before it is done.
-        draining, lead = Signal(longest), Signal(11 + len(slots))
+        draining, lead = Signal(longest), Signal(_BEAT_BITS + 1 + len(slots))
         starting = Signal()
 
         values, keys = op.kind == Kind.VALUES, op.kind == Kind.KEYS
@@ -201,7 +202,9 @@ class ArrayControl(Block):
             Mux(fresh_attention, self.slot_groups * Const(self._c // self._w, 8), self._c) - 1
         )
         fresh_beats = Mux(fresh.kind == Kind.VALUES, self.value_beats, fresh.beats) - 1
-        fresh_lead = Mux(fresh.kind == Kind.VALUES, 2 * fresh_beats + 1, fresh_beats)[:11]
+        fresh_lead = Mux(fresh.kind == Kind.VALUES, 2 * fresh_beats + 1, fresh_beats)[
+            : _BEAT_BITS + 1
+        ]
         with m.If(self.issue):
             m.d.sync += [
                 active.eq(1),

@@ -10,10 +10,12 @@ from tokenloom.hw.array.dot_element import X_SHIFT_BITS
 from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK, SUM_BITS
 from tokenloom.hw.verilog.block import Block
 
-__all__ = ["OperandBuffer"]
+__all__ = ["OPERAND_BITS", "OPERAND_SUM", "OperandBuffer"]
 
 CODE_BITS = ACTIVATION_BITS * BLOCK
 DIGIT_BITS = 8 * BLOCK
+OPERAND_BITS = CODE_BITS + X_SHIFT_BITS + SUM_BITS  # of a block in memory: codes, shift, sum
+OPERAND_SUM = CODE_BITS + X_SHIFT_BITS  # where the sum begins
 
 
 class OperandBuffer(Block):
@@ -29,6 +31,8 @@ class OperandBuffer(Block):
     Members
     -------
     we, addr, codes, sx, sum : In, an operand block is written
+    cfg_we, cfg_addr, cfg_data : In, one that stays is written before the first pass
+        (`OPERAND_BITS`); never together with `we`
     p_we, p_addr, p_hi, p_lo, p_sx : In, a probability block is written
     read_addr, read_values, read_digit : In; x_codes, x_shift, x_sum : Out, two cycles later.
         With `read_values` it is a probability block's digit: 0 is the high one, whose shift is 8
@@ -53,6 +57,9 @@ class OperandBuffer(Block):
                 "codes": In(CODE_BITS),
                 "sx": In(X_SHIFT_BITS),
                 "sum": In(SUM_BITS),
+                "cfg_we": In(1),
+                "cfg_addr": In(addr),
+                "cfg_data": In(OPERAND_BITS),
                 "p_we": In(1),
                 "p_addr": In(p_addr),
                 "p_hi": In(DIGIT_BITS),
@@ -70,18 +77,16 @@ class OperandBuffer(Block):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.operands = operands = Memory(
-            shape=CODE_BITS + X_SHIFT_BITS + SUM_BITS, depth=self._blocks, init=[]
-        )
+        m.submodules.operands = operands = Memory(shape=OPERAND_BITS, depth=self._blocks, init=[])
         m.submodules.probabilities = probabilities = Memory(
             shape=2 * DIGIT_BITS + X_SHIFT_BITS, depth=self._p_blocks, init=[]
         )
         write, read = operands.write_port(), operands.read_port()
         p_write, p_read = probabilities.write_port(), probabilities.read_port()
         m.d.comb += [
-            write.en.eq(self.we),
-            write.addr.eq(self.addr),
-            write.data.eq(Cat(self.codes, self.sx, self.sum)),
+            write.en.eq(self.we | self.cfg_we),
+            write.addr.eq(Mux(self.cfg_we, self.cfg_addr, self.addr)),
+            write.data.eq(Mux(self.cfg_we, self.cfg_data, Cat(self.codes, self.sx, self.sum))),
             p_write.en.eq(self.p_we),
             p_write.addr.eq(self.p_addr),
             p_write.data.eq(Cat(self.p_hi, self.p_lo, self.p_sx)),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.array.collector import Collector
 from tokenloom.hw.array.drain_lane import DrainLane
+from tokenloom.hw.attention.head_norm import GAIN_BITS, HeadNorm
 from tokenloom.hw.attention.rope import Rope
 from tokenloom.hw.ffn.swiglu import Swiglu
+from tokenloom.hw.numbers.formats import EPS_BITS
 from tokenloom.hw.sequencer.isa import OPERAND_BITS, Dest
 from tokenloom.hw.verilog.block import Block, instance
 
@@ -63,6 +65,8 @@ class RowLane(Block):
         Slot groups that the operand buffer reserves per kv head.
     pairs_max : int
         Half the largest head size.
+    head_norm : bool
+        With the norm of every head of q and k, and its ports.
 
     Members
     -------
@@ -75,21 +79,33 @@ class RowLane(Block):
     block_valid, block_values, block_tag : Out, to the quantiser (`BLOCK_TAG`)
     saturated : Out(1), strobe
     cfg_we, cfg_addr, cfg_data : In, RoPE's frequencies
+    norms : In(1), the model has norms of q and k; eps : In; gain_read, gain_layer, gain_query,
+        gain_dim : Out, gain : In, the next cycle; with `head_norm` (`HeadNorm`)
 
     Latency
     -------
     RESIDUAL cycles to the residual and the sampler; BLOCK_ROPE and BLOCK_SWIGLU from the value that
-    closes a block to the block.
+    closes a block to the block; q, k and v of a model with norms `HeadNorm.latency` later.
     """
 
     RESIDUAL = DrainLane.LATENCY
     BLOCK_ROPE = DrainLane.LATENCY + Rope.LATENCY + Collector.LATENCY
     BLOCK_SWIGLU = DrainLane.LATENCY + Swiglu.LATENCY + Collector.LATENCY
 
-    def __init__(self, *, rows: int, slots: int, pairs_max: int) -> None:
+    def __init__(self, *, rows: int, slots: int, pairs_max: int, head_norm: bool = False) -> None:
         if rows < 1 or rows & (rows - 1):
             raise ValueError(f"rows is {rows}; allowed: powers of two")
         self._rows, self._slots, self._pairs = rows, slots, pairs_max
+        self._head_norm = head_norm
+        normed = {
+            "norms": In(1),
+            "eps": In(EPS_BITS),
+            "gain_read": Out(1),
+            "gain_layer": Out(8),
+            "gain_query": Out(1),
+            "gain_dim": Out((2 * pairs_max - 1).bit_length()),
+            "gain": In(signed(GAIN_BITS)),
+        }
         super().__init__(
             {
                 "row": In(5),
@@ -119,8 +135,9 @@ class RowLane(Block):
                 "cfg_we": In(1),
                 "cfg_addr": In(max(1, (pairs_max - 1).bit_length())),
                 "cfg_data": In(32),
+                **(normed if head_norm else {}),
             },
-            params=(rows, slots, pairs_max),
+            params=(rows, slots, pairs_max, head_norm),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -160,6 +177,14 @@ class RowLane(Block):
             self.logit_start.eq(start),
             self.logit_last.eq(tag.last),
         ]
+
+        if self._head_norm:
+            value, valid, tag, norm_saturated = self._norm_heads(m, drain)
+            start = tag.index == 0
+            is_query, is_key = tag.dest == Dest.QUERY, tag.dest == Dest.KEY
+            to_rope = is_query | is_key | (tag.dest == Dest.VALUE)
+        else:
+            norm_saturated = Const(0, 1)
 
         # Which head and dim a q, k or v value is.
         dim_next, head_next = Signal(9), Signal(9)
@@ -209,6 +234,7 @@ class RowLane(Block):
             rope.cfg_data.eq(self.cfg_data),
         ]
 
+        tag, value, valid = data.View(LANE_TAG, drain.out_tag), drain.out_value, drain.out_valid
         hidden = tag.index[1:]
         m.d.comb += [
             swiglu_tag.target.eq(Target.OPERAND),
@@ -233,6 +259,46 @@ class RowLane(Block):
             self.block_valid.eq(collector.out_valid),
             self.block_values.eq(collector.out_values),
             self.block_tag.eq(collector.out_tag),
-            self.saturated.eq(drain.out_saturated | rope.out_saturated | swiglu.out_saturated),
+            self.saturated.eq(
+                drain.out_saturated | rope.out_saturated | swiglu.out_saturated | norm_saturated
+            ),
         ]
         return m
+
+    def _norm_heads(self, m: Module, drain: DrainLane) -> tuple[Value, Value, data.View, Value]:
+        """q, k and v on their way to the rotation: value, valid, tag, saturated."""
+        norm = HeadNorm(head_max=2 * self._pairs, tag_bits=LANE_TAG.size)
+        m.submodules.head_norm = instance(norm, en=self.en)
+        came, wants = data.View(LANE_TAG, drain.out_tag), data.View(LANE_TAG, norm.gain_tag)
+        heads = (came.dest == Dest.QUERY) | (came.dest == Dest.KEY) | (came.dest == Dest.VALUE)
+        tag, value, valid = Signal(LANE_TAG), Signal(signed(32)), Signal()
+        m.d.comb += [
+            norm.head_size.eq(self.head_size),
+            norm.eps.eq(self.eps),
+            norm.in_valid.eq(drain.out_valid & heads & self.norms),
+            norm.in_value.eq(drain.out_value),
+            norm.in_index.eq(came.index),
+            norm.in_last.eq(came.last),
+            norm.in_normed.eq(came.dest != Dest.VALUE),
+            norm.in_tag.eq(drain.out_tag),
+            self.gain_read.eq(norm.gain_read),
+            self.gain_layer.eq(wants.layer),
+            self.gain_query.eq(wants.dest == Dest.QUERY),
+            self.gain_dim.eq(norm.gain_dim),
+            norm.gain.eq(self.gain),
+        ]
+        with m.If(self.norms):
+            m.d.comb += [
+                valid.eq(norm.out_valid),
+                value.eq(norm.out_value),
+                tag.eq(norm.out_tag),
+                tag.index.eq(norm.out_index),
+                tag.last.eq(norm.out_last),
+            ]
+        with m.Else():
+            m.d.comb += [
+                valid.eq(drain.out_valid),
+                value.eq(drain.out_value),
+                tag.eq(drain.out_tag),
+            ]
+        return value, valid, tag, norm.out_saturated

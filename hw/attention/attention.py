@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
@@ -38,6 +38,8 @@ class Attention(Block):
     Members
     -------
     rows_used, group, group_rows, slot_groups, head_size, pos, v_floor : In, pass and model
+    window : In, 0 for none; first : In, windowed operations count their tokens from it on
+        (`window.first_token`)
     accs : In(64·W·R), out_valid, out_index, out_slot, out_last, out_op : In, per row, the drains'
     v_we, v_bank, v_tile, v_block, v_shifts : In, V shifts of a K beat
     soft_issue, soft_op : In, soft_ready : Out; ctx_issue, ctx_op : In, ctx_ready : Out
@@ -89,6 +91,8 @@ class Attention(Block):
                 "slot_groups": In(self._slot_bits + 1),
                 "head_size": In(9),
                 "pos": In(20),
+                "first": In(20),
+                "window": In(20),
                 "v_floor": In(5),
                 "accs": In(ACC_BITS * drain * rows),
                 "out_valid": In(rows),
@@ -153,12 +157,27 @@ class Attention(Block):
         # The softmax's pace: one word per cycle and slot group, whole blocks of tokens.
         op = data.View(SOFTMAX_OP, self.soft_op)
         words_per_block = BLOCK // self._w
-        blocks = (self.pos + self.rows_used + (BLOCK - 1)) >> 5
+        # Where row 0 ends, and where its window begins: windowed operations count from `first` on.
+        end, windowed_end, offset = Signal(20), Signal(20), Signal(signed(21))
+        m.d.sync += [
+            end.eq(self.pos),
+            windowed_end.eq(self.pos - self.first),
+            offset.eq(self.pos + 1 - self.window - self.first),
+        ]
+
+        def bounds(windowed: Value, row: Value) -> tuple[Value, Value]:
+            """First token that counts for a row, and its length."""
+            begin = offset + row
+            masked = windowed & (self.window != 0) & (begin >= 0)
+            return Mux(masked, begin, 0), Mux(windowed, windowed_end, end) + row + 1
+
+        blocks = (bounds(op.windowed, self.rows_used - 1)[1] + (BLOCK - 1)) >> 5
         words = blocks * words_per_block
-        left = Signal(20)
+        most_words = self._tokens // self._w * self._slots
+        left, windowed = Signal(range(most_words)), Signal()
         m.d.comb += self.soft_ready.eq(left == 0)
         with m.If(self.soft_issue):
-            m.d.sync += left.eq(words * self.slot_groups - 1)
+            m.d.sync += [left.eq(words * self.slot_groups - 1), windowed.eq(op.windowed)]
         with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
 
@@ -184,6 +203,7 @@ class Attention(Block):
             accs = self.accs.word_select(r, ACC_BITS * self._w)
             row, head = self._row_of(r, slot)
             used = slot * self._r + r < self.group_rows
+            begin, length = bounds(out_op.windowed, row)
             valid = self.out_valid[r]
             m.d.comb += [
                 scores.in_valid.eq(valid & (out_op.kind == Kind.KEYS)),
@@ -193,7 +213,8 @@ class Attention(Block):
                 scores.in_bank.eq(out_op.parity),
                 scores.in_slot.eq(slot),
                 scores.in_token.eq(index),
-                scores.in_length.eq(self.pos + row + 1),
+                scores.in_begin.eq(begin),
+                scores.in_length.eq(length),
                 scores.in_start.eq(index == 0),
                 scores.read.eq(softmax.scores_read),
                 scores.read_bank.eq(softmax.scores_bank),
@@ -201,6 +222,7 @@ class Attention(Block):
                 scores.read_word.eq(softmax.scores_word),
             ]
             scan_row, _ = self._row_of(r, softmax.slot)
+            begin, length = bounds(windowed, scan_row)
             m.d.comb += [
                 softmax.start.eq(self.soft_issue),
                 softmax.start_bank.eq(op.scores),
@@ -208,7 +230,8 @@ class Attention(Block):
                 softmax.start_groups.eq(self.slot_groups),
                 softmax.start_words.eq(words),
                 softmax.start_block.eq(op.block),
-                softmax.length.eq(self.pos + scan_row + 1),
+                softmax.begin.eq(begin),
+                softmax.length.eq(length),
                 softmax.used.eq(softmax.slot * self._r + r < self.group_rows),
                 softmax.scores.eq(scores.read_scores),
                 softmax.scores_max.eq(scores.read_max),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.attention.reciprocal import Reciprocal
+from tokenloom.hw.attention.reciprocal import ND_BITS, Reciprocal
 from tokenloom.hw.numbers.arith import round_shift, sat32
-from tokenloom.hw.numbers.formats import ACC_BITS, RECIPROCAL_BITS
+from tokenloom.hw.numbers.formats import ACC_BITS, DEN_BITS
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["Context"]
@@ -19,7 +19,7 @@ _RM_BITS = 17
 class Context(Block):
     """The rounding point `context` for W drained accumulators per cycle.
 
-    `t = sat32(rs(acc << floor_v, nd))`, `out = sat32(rs(t * rm, 16))`; nd and rm of every
+    `t = sat32(rs(acc, nd - floor_v))`, `out = sat32(rs(t * rm, 16))`; nd and rm of every
     (bank, slot) come from the denominators that the softmax delivers.
 
     Parameters
@@ -35,8 +35,8 @@ class Context(Block):
 
     Members
     -------
-    den_valid : In(1), den_bank : In(1), den_slot : In, den : In(30)
-        A slot's denominator, at least 1.
+    den_valid : In(1), den_bank : In(1), den_slot : In, den : In(35)
+        A slot's denominator, at least 2^17.
     in_valid : In(1)
         The other `in_` ports hold W consecutive dims.
     in_accs : In(acc_bits * W)
@@ -46,7 +46,7 @@ class Context(Block):
     in_dim : In
         First dim; handed on.
     in_floor_v : In(5)
-        The operation's floor of V; `acc << floor_v` has to fit 64 bits.
+        The operation's floor of V, 0..17.
     out_valid : Out(1)
         The other `out_` ports hold values.
     out_values : Out(32 * W)
@@ -93,7 +93,7 @@ class Context(Block):
                 "den_valid": In(1),
                 "den_bank": In(1),
                 "den_slot": In(slot_bits),
-                "den": In(RECIPROCAL_BITS),
+                "den": In(DEN_BITS),
                 "in_valid": In(1),
                 "in_accs": In(acc_bits * drain),
                 "in_bank": In(1),
@@ -115,7 +115,7 @@ class Context(Block):
         lanes, bits = self._drain, self._acc_bits
         slots = 2 * self._slot_groups
 
-        m.submodules.kept = kept = Memory(shape=5 + _RM_BITS, depth=slots, init=[])
+        m.submodules.kept = kept = Memory(shape=ND_BITS + _RM_BITS, depth=slots, init=[])
         keep, look = kept.write_port(), kept.read_port(domain="comb")
         reciprocal = Reciprocal(tag_bits=(slots - 1).bit_length())
         m.submodules.reciprocal = instance(reciprocal, en=self.en)
@@ -140,30 +140,24 @@ class Context(Block):
                 m.d.sync += held.eq(along[-1])
             along.append(held)
 
-        # Stage 1: unit of the V exponents, with what belongs to the slot.
-        nd1 = Signal(5)
+        # Stage 1: the shift, with what belongs to the slot.
+        shift1 = Signal(ND_BITS)
         rm = [Signal(_RM_BITS, name=f"rm{i}") for i in range(1, 4)]
-        raised1 = [Signal(signed(ACC_BITS), name=f"raised{i}") for i in range(lanes)]
+        acc1 = [Signal(signed(ACC_BITS), name=f"acc{i}") for i in range(lanes)]
         with m.If(valid[0]):
-            m.d.sync += [nd1.eq(look.data[:5]), rm[0].eq(look.data[5:])]
-            for i, raised in enumerate(raised1):
-                wide = Signal(signed(ACC_BITS), name=f"acc{i}")
-                m.d.comb += wide.eq(self.in_accs[bits * i : bits * (i + 1)].as_signed())
-                # A shifter of constant steps stays 64 bits wide.
-                moved = wide.as_unsigned()
-                for k in range(5):
-                    step = Cat(Const(0, 1 << k), moved[: ACC_BITS - (1 << k)])
-                    stage = Signal(ACC_BITS, name=f"acc{i}_{k}")
-                    m.d.comb += stage.eq(Mux(self.in_floor_v[k], step, moved))
-                    moved = stage
-                m.d.sync += raised.eq(moved)
+            m.d.sync += [
+                shift1.eq(look.data[:ND_BITS] - self.in_floor_v),
+                rm[0].eq(look.data[ND_BITS:]),
+            ]
+            for i, acc in enumerate(acc1):
+                m.d.sync += acc.eq(self.in_accs[bits * i : bits * (i + 1)].as_signed())
 
         # Stage 2: round.
         rounded2 = [Signal(signed(ACC_BITS), name=f"rounded{i}") for i in range(lanes)]
         with m.If(valid[1]):
             m.d.sync += rm[1].eq(rm[0])
             m.d.sync += [
-                r.eq(round_shift(value, nd1)) for r, value in zip(rounded2, raised1, strict=True)
+                r.eq(round_shift(value, shift1)) for r, value in zip(rounded2, acc1, strict=True)
             ]
 
         # Stage 3: saturate.

@@ -7,11 +7,13 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.numbers.arith import bit_length
-from tokenloom.hw.numbers.formats import RECIPROCAL_BITS, RECIPROCAL_CLAMP
+from tokenloom.hw.numbers.formats import DEN_BITS, RECIPROCAL_BITS, RECIPROCAL_CLAMP
 from tokenloom.hw.numbers.tables import recip_table
 from tokenloom.hw.verilog.block import Block
 
-__all__ = ["Reciprocal"]
+__all__ = ["ND_BITS", "Reciprocal"]
+
+ND_BITS = DEN_BITS.bit_length()
 
 
 class Reciprocal(Block):
@@ -26,14 +28,14 @@ class Reciprocal(Block):
     -------
     in_valid : In(1)
         The other inputs hold a denominator.
-    in_den : In(30)
+    in_den : In(35)
         At least 1.
     in_tag : In(tag_bits)
         Handed on unchanged.
     out_valid : Out(1)
         The outputs hold a result.
-    out_nd : Out(5)
-        Bits of the denominator, 1..30.
+    out_nd : Out(6)
+        Bits of the denominator, 1..35.
     out_rm : Out(17)
         Mantissa of the reciprocal, 2^16..131071.
     out_tag : Out(tag_bits)
@@ -62,10 +64,10 @@ class Reciprocal(Block):
         super().__init__(
             {
                 "in_valid": In(1),
-                "in_den": In(RECIPROCAL_BITS),
+                "in_den": In(DEN_BITS),
                 "in_tag": In(tag_bits),
                 "out_valid": Out(1),
-                "out_nd": Out(5),
+                "out_nd": Out(ND_BITS),
                 "out_rm": Out(17),
                 "out_tag": Out(tag_bits),
             },
@@ -81,7 +83,7 @@ class Reciprocal(Block):
 
         # nd and the tag go along with all stages but the last.
         valid = [self.in_valid, *(Signal(name=f"valid{i}") for i in range(1, self.LATENCY))]
-        bits = [Signal(5, name=f"bits{i}") for i in range(1, self.LATENCY)]
+        bits = [Signal(ND_BITS, name=f"bits{i}") for i in range(1, self.LATENCY)]
         tags = [
             self.in_tag,
             *(Signal(self._tag_bits, name=f"tag{i}") for i in range(1, self.LATENCY)),
@@ -93,12 +95,14 @@ class Reciprocal(Block):
                 m.d.sync += bits[i - 1].eq(bits[i - 2] if i > 1 else bit_length(self.in_den))
 
         # Stage 1: bitlen. Stage 2: normalise.
-        den1 = Signal(RECIPROCAL_BITS)
+        den1 = Signal(DEN_BITS)
         norm2 = Signal(RECIPROCAL_BITS)
         with m.If(valid[0]):
             m.d.sync += den1.eq(self.in_den)
         with m.If(valid[1]):
-            m.d.sync += norm2.eq(den1 << (RECIPROCAL_BITS - bits[0]).as_unsigned()[:5])
+            # The top RECIPROCAL_BITS of what is shifted all the way to the left.
+            whole = (den1 << (DEN_BITS - bits[0])[:ND_BITS])[:DEN_BITS]
+            m.d.sync += norm2.eq(whole[DEN_BITS - RECIPROCAL_BITS :])
 
         # Stage 3: the seed; the table starts at index 512, so the top bit is not part of it.
         norm3 = Signal(RECIPROCAL_BITS)

@@ -48,6 +48,8 @@ class Scores(Block):
         First token of the word, a multiple of W.
     in_length : In
         The slot's causal length: tokens from there on do not count for the maximum.
+    in_begin : In
+        First token of the slot's window: those before it do not count, either.
     in_start : In(1)
         The slot's first word: its maximum restarts.
     saturated : Out(1)
@@ -105,6 +107,7 @@ class Scores(Block):
                 "in_slot": In(slot_bits),
                 "in_token": In((tokens_max - 1).bit_length()),
                 "in_length": In(tokens_max.bit_length()),
+                "in_begin": In(tokens_max.bit_length()),
                 "in_start": In(1),
                 "saturated": Out(1),
                 "read": In(1),
@@ -157,7 +160,7 @@ class Scores(Block):
                 acc = self.in_accs[bits * i : bits * (i + 1)].as_signed()
                 m.d.sync += rounded1[i].eq(round_shift(acc, self.in_shift))
                 token = self.in_token if lanes == 1 else self.in_token | i
-                m.d.sync += counts1[i].eq(token < self.in_length)
+                m.d.sync += counts1[i].eq((token >= self.in_begin) & (token < self.in_length))
             m.d.sync += [
                 start1.eq(self.in_start),
                 row1.eq(row0),

@@ -10,9 +10,9 @@ from tokenloom.hw.attention.prob_quantiser import ProbQuantiser
 from tokenloom.hw.numbers.arith import round_shift, sum_tree
 from tokenloom.hw.numbers.formats import (
     BLOCK,
+    DEN_BITS,
     EXP2_SHIFT_MAX,
     PROB_FRAC,
-    RECIPROCAL_BITS,
     SCORE_FRAC,
     TOKENS_MAX,
 )
@@ -61,8 +61,9 @@ class Softmax(Block):
         Words per slot: the longest length in whole blocks of 32, times 32/W.
     start_block : In
         Block of dims.
-    slot : Out; length : In; used : In(1)
-        The slot's causal length and whether it has a query, combinational from `slot`.
+    slot : Out; begin, length : In; used : In(1)
+        First token of the slot's window, its causal length, and whether it has a query,
+        combinational from `slot`.
     scores_read, scores_bank, scores_slot, scores_word : Out
         To `Scores.read...`.
     scores : In(32 * W); scores_max : In(signed(32))
@@ -71,7 +72,7 @@ class Softmax(Block):
         To `VExponents.read...`.
     v_shift : In(5 * W)
         From `VExponents`, one cycle later.
-    den_valid : Out(1), den_bank : Out(1), den_slot : Out, den : Out(30)
+    den_valid : Out(1), den_bank : Out(1), den_slot : Out, den : Out(35)
         Denominator of a used slot, only with dim block 0; the bank is `start_bank`.
     out_valid : Out(1)
         The other `out_` ports hold a block. Unused slots have blocks of zeros.
@@ -124,6 +125,7 @@ class Softmax(Block):
                 "start_words": In(words.bit_length()),
                 "start_block": In(block_bits),
                 "slot": Out(slot_bits),
+                "begin": In(tokens_max.bit_length()),
                 "length": In(tokens_max.bit_length()),
                 "used": In(1),
                 "scores_read": Out(1),
@@ -140,7 +142,7 @@ class Softmax(Block):
                 "den_valid": Out(1),
                 "den_bank": Out(1),
                 "den_slot": Out(slot_bits),
-                "den": Out(RECIPROCAL_BITS),
+                "den": Out(DEN_BITS),
                 "out_valid": Out(1),
                 "out_bank": Out(1),
                 "out_slot": Out(slot_bits),
@@ -253,7 +255,8 @@ class Softmax(Block):
         m.d.comb += token.eq(word << drop)
         with m.If(valid[0]):
             for i in range(lanes):
-                m.d.sync += counts[0][i].eq(self.used & ((token | i) < self.length))
+                inside = ((token | i) >= self.begin) & ((token | i) < self.length)
+                m.d.sync += counts[0][i].eq(self.used & inside)
         for i in (1, 2):
             with m.If(valid[i]):
                 m.d.sync += counts[i].eq(counts[i - 1])

@@ -47,6 +47,7 @@ __all__ = [
     "embed",
     "exp2",
     "exp2_table",
+    "largest_scores",
     "mx_quantise",
     "norm",
     "norm_shift",
@@ -110,7 +111,8 @@ SILU_OFFSET_FRAC = 16
 SILU_SLOPE_SHIFT = SILU_C2_FRAC + SILU_OFFSET_FRAC - SILU_C1_FRAC  # 13
 SILU_VALUE_SHIFT = SILU_C1_FRAC + SILU_OFFSET_FRAC - GATE_FRAC  # 20; C0 has 20 bits as well
 RECIPROCAL_BITS = 30  # width of the normalised denominator
-TOKENS_MAX = 8160  # whole blocks of tokens whose denominator, up to 2^17 each, has those bits
+TOKENS_MAX = 131072  # longest context
+DEN_BITS = PROB_FRAC + TOKENS_MAX.bit_length()  # of its denominator, up to 2^17 per token: 35
 RECIPROCAL_CLAMP = 131071
 
 _FIXED_MAX = (1 << (FIXED_BITS - 1)) - 1
@@ -467,6 +469,35 @@ def prob_split(codes: npt.ArrayLike) -> tuple[Int, Int]:
     return (c - low) >> 8, low
 
 
+def largest_scores(scores: npt.ArrayLike, mask: npt.ArrayLike, count: int) -> npt.NDArray[np.bool_]:
+    """Tokens that take part in a sparse softmax: those not below the `count`-th largest score.
+
+    More than `count` when several tokens share that score: no order among equals is needed.
+
+    Parameters
+    ----------
+    scores : int64 array [..., T]
+    mask : bool array, broadcast against scores
+        Tokens that count.
+    count : int
+        1 or more.
+
+    Returns
+    -------
+    bool array [..., T]
+        A part of `mask`.
+    """
+    s = np.asarray(scores, dtype=np.int64)
+    seen = np.broadcast_to(np.asarray(mask, dtype=bool), s.shape)
+    if s.shape[-1] <= count:
+        return seen.copy()
+    counted = np.where(seen, s, _FIXED_MIN)
+    place = s.shape[-1] - count
+    threshold = np.partition(counted, place, axis=-1)[..., place : place + 1]
+    result: npt.NDArray[np.bool_] = seen & (s >= threshold)
+    return result
+
+
 def denominator_bits(den: npt.ArrayLike) -> Int:
     """nd = bitlen(den) of point 12."""
     return bit_length(den)
@@ -478,7 +509,7 @@ def reciprocal(den: npt.ArrayLike) -> Int:
     Parameters
     ----------
     den : int64 array
-        Softmax denominators, 1 <= den < 2^33.
+        Softmax denominators, 1 <= den < 2^35.
 
     Returns
     -------
@@ -486,8 +517,8 @@ def reciprocal(den: npt.ArrayLike) -> Int:
         2^16..131071 (17 bits), nd = bitlen(den).
     """
     d = np.asarray(den, dtype=np.int64)
-    # Fits: 33 + 30 bits.
-    dn = (d << RECIPROCAL_BITS) >> denominator_bits(d)
+    left = RECIPROCAL_BITS - denominator_bits(d)
+    dn = np.where(left >= 0, d << np.maximum(left, 0), d >> np.maximum(-left, 0))
     seed = np.asarray(recip_table(), dtype=np.int64)[(dn >> 20) - 512]
     # Fits: 2^17 * 2^30, then 2^17 * 2^33.
     e = (seed * dn) >> 14
@@ -500,10 +531,11 @@ def context(acc: npt.ArrayLike, den: npt.ArrayLike, floor: int) -> tuple[Int, in
     Parameters
     ----------
     acc : int64 array [...]
-        Unit 2^(-17 + floor_v - f_v); the compiler proves that acc << floor_v fits.
+        Unit 2^(-17 + floor_v - f_v).
     den : int64 array, broadcast against acc
+        At least 2^17: the token with the largest score has that.
     floor : int
-        floor_v.
+        floor_v, 0..17.
 
     Returns
     -------
@@ -512,7 +544,8 @@ def context(acc: npt.ArrayLike, den: npt.ArrayLike, floor: int) -> tuple[Int, in
     """
     a = np.asarray(acc, dtype=np.int64)
     d = np.asarray(den, dtype=np.int64)
-    t, first = sat32(round_shift(a << np.int64(floor), denominator_bits(d)))
+    # Fits: |acc| <= T 2^(48 - floor) <= 2^63 - 2^46, and the half is at most 2^34.
+    t, first = sat32(round_shift(a, denominator_bits(d) - floor))
     # Fits: 2^31 * 2^17.
     value, second = sat32(round_shift(t * reciprocal(d), 16))
     return value, first + second

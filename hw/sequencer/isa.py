@@ -93,10 +93,13 @@ ARRAY_OP = data.StructLayout(
         "kv_head": 6,
         "block": 3,  # values: block of 32 dims
         "parity": 1,  # scores and probabilities are double buffered
+        "windowed": 1,  # keys and values: only tokens of the window
     }
 )
 
-SOFTMAX_OP = data.StructLayout({"header": HEADER, "block": 3, "scores": 1, "parity": 1})
+SOFTMAX_OP = data.StructLayout(
+    {"header": HEADER, "block": 3, "scores": 1, "parity": 1, "windowed": 1}
+)
 
 CONTEXT_OP = data.StructLayout(
     {
@@ -116,6 +119,7 @@ TAPE_OP = data.StructLayout(
         "blocks": 24,  # weights only
         "tiles": 8,  # values: dims of this operation in one channel
         "layer": 8,
+        "windowed": 1,
         "sample_only": 1,
         "stop": 1,
     }

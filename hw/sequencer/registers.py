@@ -31,6 +31,9 @@ MODEL = data.StructLayout(
         "embedding_four_bit": 1,
         "width": 17,
         "vocab": VOCAB_BITS,
+        "window": 20,  # tokens that a windowed operation sees; 0 for all
+        "head_eps": EPS_BITS,  # of the norms of q and k
+        "qk_norm": 1,  # q and k are normed per head
         "layer_blocks": 10,  # K and V blocks that a row writes per layer
     }
 )
@@ -46,6 +49,8 @@ class Select:
     CODEBOOK = 9
     BIASES = 10
     """A request's, between requests: entry `cfg_addr` of `LogitRules`' table, in `BIAS`."""
+    OPERANDS = 11
+    HEAD_GAINS = 12
 
 
 _BIAS_VALUE_BITS = 32

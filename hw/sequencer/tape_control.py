@@ -39,7 +39,8 @@ class TapeControl(Block):
     cfg_we, cfg_addr, cfg_data : In, program memory
     kv_base, page_stride, k_offset, v_offset, v_dim_words : In, in words; dim_blocks_used : In
     passes : In, descriptors latched so far (modulo 2^PASS_BITS)
-    length : In, tokens of the sequence after this pass; sample : In; layers_written : In, layers of
+    length : In, tokens of the sequence after this pass; first : In, the first one that windowed
+        operations see, a page's first; sample : In; layers_written : In, layers of
         the latched pass whose K and V are all acknowledged
     lookup_page : Out; lookup_phys : In
     cmd_valid : Out, cmd_ready : In, cmd_kind, cmd_addr, cmd_addr2, cmd_blocks : Out
@@ -74,6 +75,7 @@ class TapeControl(Block):
                 "dim_blocks_used": In(range(dim_blocks + 1)),
                 "passes": In(PASS_BITS),
                 "length": In(20),
+                "first": In(20),
                 "sample": In(1),
                 "layers_written": In(8),
                 "lookup_page": Out(max(1, (pages_max - 1).bit_length())),
@@ -116,6 +118,8 @@ class TapeControl(Block):
         ]
         last_page = left <= self._page
         base = Signal(32)
+        first = Signal(20)
+        m.d.comb += first.eq(Mux(op.windowed, self.first, 0))
 
         with m.If(self.cmd_valid & self.cmd_ready):
             m.d.sync += self.cmd_valid.eq(0)
@@ -145,7 +149,12 @@ class TapeControl(Block):
                         ]
                         m.next = "fetch"
                 with m.Elif(known & (self.layers_written > op.layer)):
-                    m.d.sync += [page.eq(0), tile.eq(0), left.eq(self.length), wait.eq(0)]
+                    m.d.sync += [
+                        page.eq(first >> page_bits),
+                        tile.eq(0),
+                        left.eq(self.length - first),
+                        wait.eq(0),
+                    ]
                     m.next = "lookup"
             with m.State("lookup"):
                 m.d.sync += wait.eq(wait + 1)
@@ -172,7 +181,11 @@ class TapeControl(Block):
                     m.d.sync += [page.eq(page + 1), left.eq(left - self._page)]
                     m.next = "lookup"
                     with m.If(last_page):
-                        m.d.sync += [page.eq(0), left.eq(self.length), tile.eq(tile + 1)]
+                        m.d.sync += [
+                            page.eq(first >> page_bits),
+                            left.eq(self.length - first),
+                            tile.eq(tile + 1),
+                        ]
                         with m.If((op.kind == TapeKind.K) | (tile + 1 == op.tiles)):
                             m.d.sync += pc.eq(pc + 1)
                             m.next = "fetch"

@@ -180,7 +180,7 @@ def test_unsupported_features(tmp_path: Path, extra: dict[str, Any], message: st
 
 def test_unsupported_architecture(tmp_path: Path) -> None:
     write(tmp_path / "m.gguf", architecture="falcon")
-    with pytest.raises(ModelError, match="'falcon' is not supported; allowed is 'llama'"):
+    with pytest.raises(ModelError, match="'falcon' is not supported; allowed are llama"):
         load_gguf(tmp_path / "m.gguf")
 
 
@@ -215,3 +215,45 @@ def test_no_tokenizer(tmp_path: Path) -> None:
     write(tmp_path / "m.gguf")
     with pytest.raises(ModelError, match=r"tokenizer\.ggml\.tokens is missing"):
         gguf_text(tmp_path / "m.gguf")
+
+
+def test_qwen2(tmp_path: Path) -> None:
+    """Rows of q and k, quantised ones too, and their biases go from halves to neighbours."""
+    rng = np.random.default_rng(9)
+    biases = {
+        f"blk.0.attn_{name}.bias": rng.normal(size=SIZES[f"attn_{name}"][0]).astype(np.float32)
+        for name in ("q", "k", "v")
+    }
+    values = write(
+        tmp_path / "m.gguf",
+        Type.Q4_1,
+        architecture="qwen2",
+        change=lambda t: t.update({name: (bias, Type.F32) for name, bias in biases.items()}),
+    )
+    model = load_gguf(tmp_path / "m.gguf")
+    assert model.shape.qkv_bias
+    (layer,) = model.layers
+    head = D // HEADS
+    order = [row + part for row in range(0, D, head) for i in range(head // 2)
+             for part in (i, i + head // 2)]  # fmt: skip
+    for name in ("q", "k", "v"):
+        rows = order[: SIZES[f"attn_{name}"][0]] if name != "v" else slice(None)
+        found, bias = getattr(layer, name).dequantise(), layer.bias(name)
+        assert (found == values[f"blk.0.attn_{name}.weight"][rows]).all()
+        assert bias is not None and (bias == biases[f"blk.0.attn_{name}.bias"][rows]).all()
+
+
+def test_qwen3(tmp_path: Path) -> None:
+    head = D // HEADS
+    gains = {f"blk.0.attn_{n}_norm.weight": np.arange(head, dtype=np.float32) for n in ("q", "k")}
+    write(
+        tmp_path / "m.gguf",
+        architecture="qwen3",
+        change=lambda t: t.update({name: (gain, Type.F32) for name, gain in gains.items()}),
+    )
+    model = load_gguf(tmp_path / "m.gguf")
+    assert model.shape.qk_norm and not model.shape.qkv_bias
+    for gain in (model.layers[0].q_norm, model.layers[0].k_norm):
+        assert gain is not None
+        assert (gain[0::2] == np.arange(head // 2)).all()
+        assert (gain[1::2] == np.arange(head // 2, head)).all()

@@ -39,6 +39,14 @@ def tensors(head_size: int = HEAD) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
 
 
+def add_biases(values: dict[str, np.ndarray]) -> None:
+    rng = np.random.default_rng(6)
+    for index in range(LAYERS):
+        for name, heads in (("q", HEADS), ("k", KV), ("v", KV)):
+            key = f"model.layers.{index}.self_attn.{name}_proj.bias"
+            values[key] = rng.normal(size=heads * HEAD).astype(np.float32)
+
+
 def write(folder: Path, values: dict[str, np.ndarray], **config: Any) -> Path:
     (folder / "config.json").write_text(json.dumps({**CONFIG, **config}))
     save_file(values, folder / "model.safetensors")
@@ -132,7 +140,7 @@ def test_sharded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architectures": ["MistralForCausalLM"]}, "allowed is LlamaForCausalLM"),
+        ({"architectures": ["MistralForCausalLM"]}, "allowed are LlamaForCausalLM"),
         ({"attention_bias": True}, "attention_bias is True; allowed is False"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; allowed is 'silu'"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling is of type 'llama3'"),
@@ -180,3 +188,41 @@ def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(ModelError, match=r"needs model\.safetensors"):
         load_hf(tmp_path)
+
+
+def test_qwen2_has_biases_in_the_rows_order(tmp_path: Path) -> None:
+    values = tensors()
+    add_biases(values)
+    folder = write(tmp_path, values, architectures=["Qwen2ForCausalLM"], sliding_window=64)
+    model = load_hf(folder)
+    assert model.shape.qkv_bias
+    layer = model.layers[1]
+    for name in ("q", "k"):
+        stored = values[f"model.layers.1.self_attn.{name}_proj.bias"].reshape(-1, HEAD)
+        found = layer.bias(name)
+        assert found is not None
+        for head, row in enumerate(found.reshape(-1, HEAD)):
+            assert (row[0::2] == stored[head, : HEAD // 2]).all()
+            assert (row[1::2] == stored[head, HEAD // 2 :]).all()
+    found = layer.bias("v")
+    assert found is not None
+    assert (found == values["model.layers.1.self_attn.v_proj.bias"]).all()
+    assert layer.bias("o") is None
+
+
+def test_qwen2_without_a_bias_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the tensor .*self_attn.q_proj.bias is missing"):
+        load_hf(write(tmp_path, tensors(), architectures=["Qwen2ForCausalLM"]))
+
+
+def test_qwen3_has_norms_in_the_rows_order(tmp_path: Path) -> None:
+    values = tensors()
+    for index in range(LAYERS):
+        for name in ("q", "k"):
+            key = f"model.layers.{index}.self_attn.{name}_norm.weight"
+            values[key] = np.arange(HEAD, dtype=np.float32) + (10 if name == "q" else 20)
+    model = load_hf(write(tmp_path, values, architectures=["Qwen3ForCausalLM"], head_dim=HEAD))
+    assert model.shape.qk_norm and not model.shape.qkv_bias
+    layer = model.layers[0]
+    assert layer.q_norm is not None and layer.q_norm.tolist() == [10, 13, 11, 14, 12, 15]
+    assert layer.k_norm is not None and layer.k_norm.tolist() == [20, 23, 21, 24, 22, 25]

@@ -189,10 +189,16 @@ def test_q4_0_scale_whose_minimum_overflows():
 
 
 def test_too_many_positions():
-    checkpoint = random_checkpoint(positions=1 << 16)
-    with pytest.raises(ModelError, match="fewer positions"):
+    checkpoint = random_checkpoint(positions=1 << 18)
+    with pytest.raises(ModelError, match="holds 131072; compile for fewer positions"):
         quantise(checkpoint)
-    assert quantise(checkpoint, positions=4096).positions == 4096
+    for positions, floor in ((4096, 0), (32767, 0), (32768, 1), (131072, 3)):
+        model = quantise(checkpoint, positions=positions)
+        assert (model.positions, model.v_floor) == (positions, floor)
+        (proof,) = (p for p in model.proofs if p.name == "context")
+        assert proof.bits <= 63
+        # What the proof is about, exactly: every token the largest, with the largest V.
+        assert positions * 2 ** (17 + 24 - floor + 7) < 2**proof.bits
     with pytest.raises(ModelError, match="positions is 0"):
         quantise(checkpoint, positions=0)
 

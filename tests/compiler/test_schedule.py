@@ -37,6 +37,7 @@ SHAPES = {
     "group-2": dict(width=65, ffn=97, heads=8, kv_heads=4, head_size=8, layers=3),
     "narrow": dict(width=2, ffn=1, heads=1, kv_heads=1, head_size=2, vocab=2, layers=2),
     "four-bit": dict(width=48, ffn=64, heads=4, kv_heads=4, layers=2, kind="q4_1"),
+    "biased": dict(width=40, ffn=50, heads=6, kv_heads=3, head_size=10, bias=2.0),
     "maxima": dict(width=128, ffn=384, heads=8, kv_heads=4, vocab=301, layers=8),
 }
 

@@ -89,7 +89,7 @@ def test_derived():
     assert hardware.head_blocks == 2
     assert hardware.pages_per_slot == 16
     # norm 18, context 18, hidden 48, queries 3 * 3 * 2 blocks
-    assert hardware.operand_blocks == 18 + 18 + 48 + 18
+    assert hardware.operand_blocks == 18 + 1 + 18 + 48 + 18
     assert hardware.array_operations == 30 * (6 + 3 * (1 + 2)) + 1
 
 
@@ -179,7 +179,7 @@ def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
 @pytest.mark.parametrize(
     ("overrides", "key", "limit"),
     [
-        (["maxima.positions=8161", "memory.pages=200"], "maxima.positions", 8160),
+        (["maxima.positions=131073", "memory.pages=2049"], "maxima.positions", 131072),
         (["maxima.layers=256"], "maxima.layers", 255),
         (["maxima.heads=65", "maxima.kv_heads=65"], "maxima.kv_heads", 64),
         (
@@ -237,7 +237,7 @@ def test_maxima_beyond_the_instructions_fields(overrides, key, limit):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["maxima.positions=8160", "memory.pages=128"],
+        ["maxima.positions=131072", "memory.pages=2048"],
         ["maxima.layers=255", "maxima.kv_heads=4", "maxima.head_size=16"],
         ["maxima.heads=63", "maxima.kv_heads=1"],
         ["maxima.vocab=131070"],
@@ -331,7 +331,15 @@ def test_missing_presets():
 
 
 SHAPE = SimpleNamespace(
-    width=64, ffn=172, heads=8, kv_heads=4, head_size=8, vocab=512, positions=4096, layers=5
+    width=64,
+    ffn=172,
+    heads=8,
+    kv_heads=4,
+    head_size=8,
+    vocab=512,
+    positions=4096,
+    layers=5,
+    qk_norm=False,
 )
 
 

@@ -12,6 +12,7 @@ from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
 from tokenloom.host.session import Difference, compare_with_golden, with_operation
+from tokenloom.hw.attention.window import first_token
 from tokenloom.hw.config import load
 from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_places, tap_words
@@ -62,6 +63,13 @@ def test_every_operation_is_equal(name, count, device):
 def test_every_operation_is_equal_over_pages(kind, device):
     model = quantise(random_model(**SMALL, kind=kind))
     assert first_difference(device(model), model, prompt_for(model, PAGE - 3), 6) is None
+
+
+def test_every_operation_is_equal_with_a_window(device):
+    """Windowed operations count their tokens from the window's first page."""
+    model = quantise(random_model(**SMALL, window=21, full_layers=(0,)))
+    assert first_token(pos=PAGE + 30, window=21, page_tokens=PAGE) == PAGE
+    assert first_difference(device(model), model, prompt_for(model, PAGE + 34), 2) is None
 
 
 def test_a_sampled_request_is_played_as_it_was(device):

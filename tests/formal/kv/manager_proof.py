@@ -372,7 +372,9 @@ class ManagerProof(Elaboratable):
         when(on("copy", "store") & op.shared, op.i < op.end, here_there, op.old == here_page)
         when(on("copy", "store") & op.shared, count_of(op.old) > 1)
         when(on("store") & ~op.shared & (op.i < op.end), ~here_there)
-        when(on("leave"), op.old < self.pages, count_of(op.old) > 1, op.i > op.first, op.i <= op.end)
+        when(
+            on("leave"), op.old < self.pages, count_of(op.old) > 1, op.i > op.first, op.i <= op.end
+        )
         when(dut.copy_valid, dut.copy_old != dut.copy_new)
 
         # A fork.

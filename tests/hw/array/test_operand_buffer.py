@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.hw.belt_bench import STALLS, Belt
-from tokenloom.hw.array.operand_buffer import OperandBuffer
+from tokenloom.hw.array.operand_buffer import OPERAND_SUM, OperandBuffer
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
 
 INPUTS = (
-    "we addr codes sx sum p_we p_addr p_hi p_lo p_sx read_addr read_values read_digit"
+    "we addr codes sx sum cfg_we cfg_addr cfg_data p_we p_addr p_hi p_lo p_sx "
+    "read_addr read_values read_digit"
 ).split()
 CORNERS = (-256, 255, 0, -1)
 
@@ -31,7 +32,7 @@ async def reads_and_writes(dut: Any) -> None:
         dut,
         {name: len(getattr(dut, name)) for name in INPUTS},
         {name: len(getattr(dut, name)) for name in ("x_codes", "x_shift", "x_sum")},
-        strobes=("we", "p_we"),
+        strobes=("we", "cfg_we", "p_we"),
         rng=rng,
     )
     await belt.reset()
@@ -78,6 +79,10 @@ async def reads_and_writes(dut: Any) -> None:
                     "x_codes": item["codes"], "x_shift": sx, "x_sum": item["sum"]
                 }  # fmt: skip
                 fresh = False, addr
+                if rng.random() < 0.3:  # the same by way of the configuration
+                    word = item["codes"] | sx << 288 | item["sum"] << OPERAND_SUM
+                    item |= {"we": 0, "cfg_we": 1, "cfg_addr": addr, "cfg_data": word}
+                    item["addr"] = rng.randrange(given["blocks"])
         if rng.random() < 0.6:
             addr = rng.randrange(given["p_blocks"])
             if (addr, True) != (asked, values):

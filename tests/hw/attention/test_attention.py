@@ -31,7 +31,10 @@ BLOCK = formats.BLOCK
 EDGE = 1
 # From an operation's issue to the first value of row 0, when its first beat is its last.
 FIRST_VALUE = 1 + EDGE + ArrayControl.DRAIN
-PASS_PORTS = ("rows_used", "group", "group_rows", "slot_groups", "head_size", "pos", "v_floor")
+PASS_PORTS = (
+    "rows_used", "group", "group_rows", "slot_groups", "head_size", "pos", "v_floor", "first",
+    "window",
+)  # fmt: skip
 ROW_PORTS = ("out_index", "out_slot", "out_last", "out_op", "accs")
 
 
@@ -80,6 +83,10 @@ class Pass:
         most = given["tokens_max"] - self.used
         self.pos = rng.choice((0, 31, 32 - self.used, most, rng.randrange(most + 1)))
         self.floor = rng.choice((0, 0, 1, 3))
+        # Of a windowed pass everything counts from `first` on; of another both are noise.
+        self.windowed = rng.getrandbits(1)
+        self.window = rng.choice((0, 1, self.used, rng.randrange(1, most + 2)))
+        self.first = BLOCK * rng.randrange(100)
         self.length = self.pos + self.used
         self.span = -(-self.length // BLOCK) * BLOCK
         self.group_rows = self.group * self.used
@@ -93,7 +100,9 @@ class Pass:
     def ports(self) -> dict[str, int]:
         return {
             "rows_used": self.used, "group": self.group, "group_rows": self.group_rows,
-            "slot_groups": self.groups, "head_size": self.size, "pos": self.pos,
+            "slot_groups": self.groups, "head_size": self.size,
+            "pos": self.pos + self.windowed * self.first, "first": self.first,
+            "window": self.window,
             "v_floor": self.floor,
         }  # fmt: skip
 
@@ -148,6 +157,9 @@ class Pass:
         acc += npr.integers(0, 1 << shift, acc.shape)
         scores, _ = formats.drain(acc, shift)
         mask = np.arange(self.length) <= self.pos + np.arange(self.used)[:, None]
+        if self.windowed and self.window:
+            begin = self.pos + np.arange(self.used)[:, None] - self.window
+            mask &= np.arange(self.length) > begin
         self.saturated += formats.drain(acc[np.broadcast_to(mask, acc.shape)], shift)[1]
         p, den = formats.exp2(scores, mask)
         p = np.pad(p, [(0, 0)] * 3 + [(0, self.span - self.length)])
@@ -163,7 +175,13 @@ class Pass:
             wait = soft_done[(head - 1) * self.blocks - 1] + 1 if head >= 2 else 0
             op = isa.pack(
                 ARRAY_OP,
-                {"kind": Kind.KEYS, "shift": shift, "parity": head & 1, "kv_head": head},
+                {
+                    "kind": Kind.KEYS,
+                    "shift": shift,
+                    "parity": head & 1,
+                    "kv_head": head,
+                    "windowed": self.windowed,
+                },
             )
 
             def value(lane: int, slot: int, index: int) -> Any:
@@ -235,7 +253,8 @@ class Pass:
         self.drive[issue] |= {
             "soft_issue": 1,
             "soft_op": isa.pack(
-                SOFTMAX_OP, {"block": block, "scores": head & 1, "parity": out_bank}
+                SOFTMAX_OP,
+                {"block": block, "scores": head & 1, "parity": out_bank, "windowed": self.windowed},
             ),
         }
         self.soft_free = issue + Softmax.duration(self.groups, self.words)

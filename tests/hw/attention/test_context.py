@@ -26,7 +26,7 @@ async def lane(dut: Any) -> None:
         "den_valid": 1,
         "den_bank": 1,
         "den_slot": slot_bits,
-        "den": 30,
+        "den": formats.DEN_BITS,
         "in_valid": 1,
         "in_accs": bits * width,
         "in_bank": 1,
@@ -45,7 +45,7 @@ async def lane(dut: Any) -> None:
     await bench.reset()
 
     def some_den() -> int:
-        top = rng.choice((18, 18, 20, 25, 30, 5))
+        top = rng.choice((18, 18, 20, 25, 30, 35))
         return rng.choice(((1 << top) - 1, 1 << (top - 1), rng.randrange(1 << (top - 1), 1 << top)))
 
     known: dict[tuple[int, int], int] = {}  # denominators as accumulators see them
@@ -69,7 +69,7 @@ async def lane(dut: Any) -> None:
             if cycle >= 2 * slots + Context.DEN_LATENCY and rng.random() < 0.8:
                 place = rng.choice(sorted(known))
                 nd = int(formats.denominator_bits(known[place]))
-                floor = rng.choice((0, 0, 1, 7, 20))
+                floor = rng.choice((0, 0, 1, 7, 17))
                 # Up to what fits 63 bits; mostly in range after the division.
                 top = min(bits - 1, 62 - floor, rng.choice((30 + nd - floor, 31 + nd, 62)))
                 accs = [rng.randrange(-(1 << top), 1 << top) for _ in range(width)]

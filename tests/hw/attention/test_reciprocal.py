@@ -9,13 +9,13 @@ import cocotb
 import pytest
 
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
-from tokenloom.hw.attention.reciprocal import Reciprocal
+from tokenloom.hw.attention.reciprocal import ND_BITS, Reciprocal
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import run_block, seeded
 
 TAG = 3
-INPUTS = {"in_valid": 1, "in_den": 30, "in_tag": TAG}
-OUTPUTS = {"out_valid": 1, "out_nd": 5, "out_rm": 17, "out_tag": TAG}
+INPUTS = {"in_valid": 1, "in_den": formats.DEN_BITS, "in_tag": TAG}
+OUTPUTS = {"out_valid": 1, "out_nd": ND_BITS, "out_rm": 17, "out_tag": TAG}
 
 
 @cocotb.test()
@@ -23,15 +23,15 @@ async def lane(dut: Any) -> None:
     rng = seeded()
     bench = Lane(dut, INPUTS, OUTPUTS, rng=rng)
     await bench.reset()
-    corners = [v for bit in range(30) for v in ((1 << bit), (1 << bit) + 1, (2 << bit) - 1)]
+    corners = [v for bit in range(35) for v in ((1 << bit), (1 << bit) + 1, (2 << bit) - 1)]
     # Both ends of every table segment.
-    corners += [v for i in range(512, 1024) for v in (i << 20, ((i + 1) << 20) - 1)]
+    for up in (0, 5):  # also of denominators with more bits than are normalised
+        corners += [v << up for i in range(512, 1024) for v in (i << 20, ((i + 1) << 20) - 1)]
     for stall in STALLS:
         for gap in (0.0, 0.5):
             dens = (corners if gap == 0.0 else []) + [
-                rng.getrandbits(rng.randrange(1, 31)) or 1 for _ in range(1000)
+                rng.getrandbits(rng.randrange(1, 36)) or 1 for _ in range(1000)
             ]
-            dens = [v for v in dens if v < 1 << 30]
             items: list[Item] = [
                 {"in_valid": 1, "in_den": den, "in_tag": rng.getrandbits(TAG)} for den in dens
             ]

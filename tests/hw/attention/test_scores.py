@@ -35,6 +35,7 @@ async def lane(dut: Any) -> None:
             "in_slot": len(dut.in_slot),
             "in_token": len(dut.in_token),
             "in_length": len(dut.in_length),
+            "in_begin": len(dut.in_begin),
             "in_start": 1,
             "read": 1,
             "read_bank": 1,
@@ -82,7 +83,11 @@ async def lane(dut: Any) -> None:
             if write is not None and write.get("in_valid") and write["in_used"]:
                 accs = unpack(write["in_accs"], bits, width)
                 first = write["in_token"]
-                counting = [a for i, a in enumerate(accs) if first + i < write["in_length"]]
+                counting = [
+                    a
+                    for i, a in enumerate(accs)
+                    if write["in_begin"] <= first + i < write["in_length"]
+                ]
                 if formats.drain(np.array(counting, dtype=np.int64), write["in_shift"])[1]:
                     saturated.add(belt.cycle + Scores.SATURATED_LATENCY)
 
@@ -94,6 +99,7 @@ async def lane(dut: Any) -> None:
         lengths = [rng.choice((1, width + 1, 33, tokens_max - 1, tokens_max)) for _ in range(slots)]
         if round_number == 0:
             lengths = [1] * slots
+        begins = [rng.choice((0, n - 1, rng.randrange(n))) for n in lengths]
         used = [int(round_number % 3 != 2 or s == 0) for s in range(slots)]
         tokens = min(tokens_max, max(lengths) + width)
         tokens -= tokens % width
@@ -109,7 +115,7 @@ async def lane(dut: Any) -> None:
                         value = (5 << shift) % (1 << bits - 2)
                     if kind == 2:
                         value = -(1 << bits - 1) + rng.randrange(1000)  # all at the bottom
-                    if t >= lengths[slot]:
+                    if not begins[slot] <= t < lengths[slot]:
                         value = (1 << bits - 1) - 1 - rng.randrange(100)
                     accs.append(value)
                 writes.append(
@@ -122,6 +128,7 @@ async def lane(dut: Any) -> None:
                         "in_slot": slot,
                         "in_token": token,
                         "in_length": lengths[slot],
+                        "in_begin": begins[slot],
                         "in_start": int(token == 0),
                     }
                 )
@@ -137,7 +144,7 @@ async def lane(dut: Any) -> None:
                 values = fresh[bank, slot]
                 for word in range(tokens // width):
                     stored[bank, slot, word] = values[word * width : (word + 1) * width]
-                highest[bank, slot] = max(values[: lengths[slot]])
+                highest[bank, slot] = max(values[begins[slot] : lengths[slot]])
         await play([], read_items(bank))
         # The stated latency, exactly: a new first word, and a read of it that much later.
         accs = [HIGH - 7 * i for i in range(width)]
@@ -150,6 +157,7 @@ async def lane(dut: Any) -> None:
             "in_slot": slots - 1,
             "in_token": 0,
             "in_length": 1,
+            "in_begin": 0,
             "in_start": 1,
         }
         await belt.next()

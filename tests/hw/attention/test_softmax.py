@@ -40,7 +40,8 @@ async def lane(dut: Any) -> None:
     tokens_max, dim_blocks = p["tokens_max"], p["dim_blocks"]
     parts = 32 // width
     ins = (
-        "start start_bank start_out_bank start_groups start_words start_block length used scores "
+        "start start_bank start_out_bank start_groups start_words start_block begin length used "
+        "scores "
         "scores_max v_shift"
     )
     outs = (
@@ -68,6 +69,7 @@ async def lane(dut: Any) -> None:
     scores: dict[tuple[int, int], list[int]] = {}
     highest: dict[tuple[int, int], int] = {}
     lengths: dict[tuple[int, int], int] = {}
+    begins: dict[tuple[int, int], int] = {}
     used: dict[tuple[int, int], int] = {}
 
     def prepare(bank: int, number: int) -> tuple[int, int]:
@@ -75,15 +77,22 @@ async def lane(dut: Any) -> None:
         groups = rng.randrange(1, slots + 1)
         for slot in range(groups):
             length = rng.choice((1, 2, 31, 32, 33, tokens_max - 1, tokens_max))
+            if number == operations - 2:
+                length = tokens_max
             if number == 0:
                 length = 1
-            kind = KINDS[(number + slot) % len(KINDS)]
+            kind = KINDS[(number + slot) % len(KINDS)] if number < operations - 2 else "equal"
             values = some_scores(rng, kind, length)
             scores[bank, slot] = values + [
                 rng.choice((HIGH, LOW, rng.randrange(LOW, HIGH)))
                 for _ in range(tokens_max - length)
             ]
-            highest[bank, slot] = max(values)
+            begin = rng.choice((0, 0, length - 1, rng.randrange(length)))
+            if number == operations - 2:
+                begin = 0
+            begins[bank, slot] = begin
+            scores[bank, slot][:begin] = [rng.choice((HIGH, LOW, 0)) for _ in range(begin)]
+            highest[bank, slot] = max(values[begin:])
             lengths[bank, slot] = length
             used[bank, slot] = int(slot == 0 or rng.random() < 0.7)
         most = max(lengths[bank, slot] for slot in range(groups))
@@ -93,6 +102,7 @@ async def lane(dut: Any) -> None:
         count = words * width
         for slot in range(groups):
             mask = np.arange(count) < lengths[bank, slot]
+            mask &= np.arange(count) >= begins[bank, slot]
             w = np.zeros(count, dtype=np.int64)
             if used[bank, slot]:
                 power, den = formats.exp2(scores[bank, slot][:count], mask)
@@ -114,13 +124,13 @@ async def lane(dut: Any) -> None:
                 }
 
     ready = 0
-    operations = 40
+    operations = p.get("operations", 40)
     number = 0
     bank = out_bank = block = 0
     shape = (0, 0)
     asked: tuple[int, int] | None = None
     v_asked: int | None = None
-    last_end = 0
+    last_end = largest_den = 0
     while number < operations or belt.cycle < last_end + 3:
         belt.stall = STALLS[number % 3]
         out = await belt.next()
@@ -134,6 +144,7 @@ async def lane(dut: Any) -> None:
         assert out["den_valid"] == (cycle in dens), cycle
         if out["den_valid"]:
             assert (out["den_bank"], out["den_slot"], out["den"]) == dens.pop(cycle)
+            largest_den = max(largest_den, out["den"])
 
         item: dict[str, int] = {}
         # Answers to what was asked in the cycle before.
@@ -147,7 +158,7 @@ async def lane(dut: Any) -> None:
             first = out["scores_word"] * width
             asked = pack(scores[place][first : first + width], 32), highest[place]
             now = out["scores_bank"], out["slot"]
-            item |= {"length": lengths[now], "used": used[now]}
+            item |= {"begin": begins[now], "length": lengths[now], "used": used[now]}
         if out["v_read"]:
             first = out["v_token"]
             v_asked = pack(shifts[out["v_bank"], out["v_block"]][first : first + width], 5)
@@ -173,10 +184,12 @@ async def lane(dut: Any) -> None:
             number += 1
         belt.drive(**item)
     assert not blocks and not dens
+    assert largest_den == tokens_max << formats.PROB_FRAC
 
 
 @pytest.mark.parametrize(
-    ("drain", "slot_groups", "tokens_max", "dim_blocks"), [(2, 2, 128, 2), (32, 3, 96, 1)]
+    ("drain", "slot_groups", "tokens_max", "dim_blocks"),
+    [(2, 2, 128, 2), (32, 3, 96, 1), (8, 2, 128, 1)],
 )
 def test_softmax(drain: int, slot_groups: int, tokens_max: int, dim_blocks: int) -> None:
     values = {
@@ -188,8 +201,15 @@ def test_softmax(drain: int, slot_groups: int, tokens_max: int, dim_blocks: int)
     run_block(Softmax(**values), __name__, parameters=values)
 
 
+def test_longest() -> None:
+    """131,072 equal scores: a denominator of 35 bits."""
+    values = {"drain": 32, "slot_groups": 1, "tokens_max": 131072, "dim_blocks": 1}
+    given = {**values, "operations": 6}
+    run_block(Softmax(**values), __name__, parameters=given)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"drain": 64}, {"slot_groups": 0}, {"tokens_max": 8192}, {"dim_blocks": 0}]
+    "wrong", [{"drain": 64}, {"slot_groups": 0}, {"tokens_max": 131104}, {"dim_blocks": 0}]
 )
 def test_parameters(wrong: dict[str, int]) -> None:
     values = {"drain": 2, "slot_groups": 2, "tokens_max": 128, "dim_blocks": 2} | wrong

@@ -226,12 +226,34 @@ def test_prob_quantise(rng):
 
 def test_reciprocal(rng):
     den = np.concatenate(
-        [[1, 2, 3, 2**17, 2**30 - 1, 2**30, 2**33 - 1], rng.integers(1, 2**32, 5000)]
+        [[1, 2, 3, 2**17, 2**30 - 1, 2**30, 2**34, 2**35 - 1], rng.integers(1, 2**35, 5000)]
     )
     result = fx.reciprocal(den)
     exact = np.exp2(16.0 + fx.bit_length(den)) / den
     assert result.max() <= 131071
     assert np.abs(result / exact - 1).max() < 2.0**-16
+
+
+def test_largest_scores(rng):
+    scores = rng.integers(-9, 9, (4, 3, 50))
+    mask = np.arange(50) <= rng.integers(0, 50, (3, 1))
+    for count in (1, 5, 49, 50, 80):
+        kept = fx.largest_scores(scores, mask, count)
+        assert not (kept & ~mask).any()
+        for place in np.ndindex(4, 3):
+            row = scores[place][mask[place[1]]]
+            threshold = np.sort(row)[::-1][min(count, len(row)) - 1]
+            assert np.array_equal(scores[place][kept[place]], row[row >= threshold])
+
+
+def test_context_with_a_floor(rng):
+    """The floor comes off the shift, which is the same as a larger accumulator."""
+    for floor in range(18):
+        den = rng.integers(2**17, 2**34, 50)
+        acc = rng.integers(-(2**44), 2**44, 50)
+        value, _ = fx.context(acc, den, floor)
+        larger, _ = fx.context(acc << floor, den, 0)
+        assert np.array_equal(value, larger)
 
 
 def test_context(rng):

@@ -22,7 +22,7 @@ from tokenloom.sim.bench import run_block
 
 INPUTS = (
     "cfg_we cfg_addr cfg_data run kv_base page_stride k_offset v_offset v_dim_words "
-    "dim_blocks_used passes length sample layers_written lookup_phys cmd_ready"
+    "dim_blocks_used passes length first sample layers_written lookup_phys cmd_ready"
 ).split()
 LAYERS, HEADS = 3, 2
 
@@ -38,6 +38,7 @@ class Op:
     addr: int = 0
     blocks: int = 0
     sample_only: int = 0
+    windowed: int = 0
 
     def word(self, layout: KvLayout) -> int:
         fields: dict[str, object] = {"kind": self.kind, "sample_only": self.sample_only}
@@ -49,11 +50,12 @@ class Op:
             size = min(32, layout.head_size - 32 * self.block)
             tiles = -(-size // layout.columns)
             address += 32 * self.block // layout.columns * layout.page_tokens
-        fields |= {"addr": address // word, "tiles": tiles, "layer": self.layer}
+        fields |= {"addr": address // word, "tiles": tiles, "layer": self.layer,
+                   "windowed": self.windowed}  # fmt: skip
         return isa.pack(TAPE_OP, fields)
 
     def commands(
-        self, layout: KvLayout, base: int, length: int, pages: list[int]
+        self, layout: KvLayout, base: int, length: int, pages: list[int], first: int
     ) -> list[tuple[int, ...]]:
         """(kind, addr, addr2, blocks), in words, of channel 0; addr2 only matters for K."""
         if self.kind in (TapeKind.Q4, TapeKind.Q8):
@@ -63,6 +65,7 @@ class Op:
             (page, min(layout.page_tokens, length - i * layout.page_tokens))
             for i, page in enumerate(pages)
             if length > i * layout.page_tokens
+            and (i * layout.page_tokens >= first or not self.windowed)
         ]
         where = {"layer": self.layer, "head": self.head, "token": 0}
         if self.kind is TapeKind.K:
@@ -89,7 +92,7 @@ def some_program(rng: random.Random, layout: KvLayout, size: int) -> list[Op]:
         program.append(
             Op(
                 kind, layer, rng.randrange(HEADS), rng.randrange(layout.dim_blocks),
-                rng.getrandbits(32), rng.getrandbits(24),
+                rng.getrandbits(32), rng.getrandbits(24), windowed=rng.getrandbits(1),
             )
         )  # fmt: skip
     program[0] = Op(TapeKind.Q8, addr=rng.getrandbits(32), blocks=(1 << 24) - 1)
@@ -103,6 +106,7 @@ class Machine:
     def __init__(self, dut: Any, rng: random.Random, latency: int) -> None:
         self.dut, self.rng = dut, rng
         self.passes, self.layers, self.length, self.sample = 0, 0, 1, 0
+        self.first = 0
         self.pages: list[int] = []
         # What was asked for, oldest first; the page comes `latency` cycles later.
         self.asked = deque([0] * latency)
@@ -112,6 +116,7 @@ class Machine:
         dut.passes.value = self.passes % (1 << PASS_BITS)
         dut.layers_written.value = self.layers
         dut.length.value = self.length
+        dut.first.value = self.first
         dut.sample.value = self.sample
         self.asked.append(int(dut.lookup_page.value))
         index = self.asked.popleft()
@@ -159,13 +164,15 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
         most = given["pages_max"] * layout.page_tokens
         page = layout.page_tokens
         length = rng.choice((1, page, page + 1, most, rng.randrange(1, most + 1)))
+        first = rng.choice((0, (length - 1) // page, rng.randrange((length - 1) // page + 1)))
+        first *= page
         pages = rng.sample(range(1 << 10), given["pages_max"])
         sample = rng.getrandbits(1)
         expected: list[tuple[tuple[int, ...], Op, int]] = []
         for i, op in enumerate(program):
             if op.sample_only and not sample:
                 break
-            expected += [(c, op, i) for c in op.commands(layout, base, length, pages)]
+            expected += [(c, op, i) for c in op.commands(layout, base, length, pages, first)]
         delay = rng.choice((0, 4, 8 * free + 40))
         held = None
         quiet = 0
@@ -175,6 +182,7 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
                 if delay < 0:
                     machine.passes, machine.layers = number, 0
                     machine.length, machine.sample, machine.pages = length, sample, pages
+                    machine.first = first
             elif machine.layers < LAYERS and rng.random() < (0.2 if ideal else 0.03):
                 machine.layers += 1
             machine.cycle()

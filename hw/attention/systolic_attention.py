@@ -1,0 +1,360 @@
+"""Systolic attention: the attention of one KV head as a block of its own, array and buffers in it.
+
+Composed of the chip's units. The chip never holds this block: there the one array serves attention
+and matrices alike, and the compiler's program takes this block's place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data
+from amaranth.lib.wiring import In, Out
+
+from tokenloom.hw.array.array import Array
+from tokenloom.hw.array.array_control import ArrayControl
+from tokenloom.hw.array.dot_element import X_SHIFT_BITS
+from tokenloom.hw.array.operand_buffer import OperandBuffer
+from tokenloom.hw.array.row_lane import BLOCK_TAG
+from tokenloom.hw.attention.attention import Attention
+from tokenloom.hw.attention.softmax import Softmax
+from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK
+from tokenloom.hw.sequencer.isa import ARRAY_OP, CONTEXT_OP, OPERAND_BITS, SOFTMAX_OP, Kind
+from tokenloom.hw.verilog.block import Block, instance
+
+__all__ = ["AttentionTiming", "SystolicAttention"]
+
+_EDGE = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionTiming:
+    """Belt cycles, counted from `start`.
+
+    Attributes
+    ----------
+    keys, softmax, values : int
+        Last cycle of the scores, of the last block of probabilities, of the last values.
+    first_block, last : int
+        Cycle of the first context block, and of the last.
+    beats : int
+        Beats that each column takes.
+    """
+
+    keys: int
+    softmax: int
+    values: int
+    first_block: int
+    last: int
+    beats: int
+
+
+class SystolicAttention(Block):
+    """`softmax(q·kᵀ)·v` of a group of query heads over one KV head, causal, perhaps windowed.
+
+    Slot s = j·rows_used + i (head j of the group, row i of the pass) is slot group s div R of array
+    row s mod R; its query's blocks lie at `(s div R)·key_blocks + block` there.
+
+    Parameters
+    ----------
+    columns, rows, drain, slots : int
+        C, R (powers of two), W, slot groups.
+    tokens_max, head_max : int
+        Longest context, longest head.
+
+    Members
+    -------
+    q_we, q_row, q_addr, q_codes, q_shift : In, a block of a query (9-bit codes)
+    start : In(1), with the next ports as they stay until `ready`; ready : Out(1), low from `start`
+        to the last block
+    rows_used, group, head_size, pos : In, rows of the pass, heads, dims, first row's position
+    first, window : In, the first token that is streamed (a multiple of 32 and C), tokens that a row
+        sees (0: all); `window.first_token`
+    score_shift, v_floor : In, shift that leaves 11 fraction bits; see docs/numbers.md
+    will_take : Out(1), a beat is taken in the next cycle; take : Out(1)
+    codes : In(8·32·C), k_shift, v_shift : In(5·C), with `take`
+        Beats of K, tile by tile (C tokens), block by block: column c has token `tile·C + c`, K's
+        shift of this block, and V's. Then per block of dims and tile of C dims those of V: 32
+        tokens of dim `32·block + tile·C + c`.
+    block_valid, block_row, block_index, block_values, block_last : Out
+        Blocks of 32 fixed32 values of a row's concatenated heads.
+    saturated : Out(1), strobe
+
+    Latency
+    -------
+    `timing(...)`: exact.
+
+    Duration
+    --------
+    From `start` to the last block; the next `start` may follow in the next cycle.
+
+    Raises
+    ------
+    ValueError
+        When a parameter is outside its range.
+    """
+
+    def __init__(
+        self, *, columns: int, rows: int, drain: int, slots: int, tokens_max: int, head_max: int
+    ) -> None:
+        for name, value in (("columns", columns), ("rows", rows), ("drain", drain)):
+            if value < 1 or value & (value - 1):
+                raise ValueError(f"{name} = {value} is impossible: allowed are powers of two")
+        if columns % drain or columns < 2:
+            raise ValueError(
+                f"columns = {columns} is impossible: allowed are multiples of drain = {drain}, "
+                "from 2 on"
+            )
+        if slots < 1:
+            raise ValueError(f"slots = {slots} is impossible: allowed is 1 or more")
+        if head_max < drain or head_max > 8 * BLOCK or head_max % drain:
+            raise ValueError(
+                f"head_max = {head_max} is impossible: allowed are multiples of drain = {drain} "
+                f"up to {8 * BLOCK}"
+            )
+        self._c, self._r, self._w, self._slots = columns, rows, drain, slots
+        self._tokens, self._head = tokens_max, head_max
+        self._head_blocks = -(-head_max // BLOCK)
+        super().__init__(
+            {
+                "q_we": In(1),
+                "q_row": In(range(max(2, rows))),
+                "q_addr": In(range(max(2, slots * self._head_blocks))),
+                "q_codes": In(ACTIVATION_BITS * BLOCK),
+                "q_shift": In(X_SHIFT_BITS),
+                "start": In(1),
+                "ready": Out(1),
+                "rows_used": In(6),
+                "group": In(6),
+                "head_size": In(9),
+                "pos": In(20),
+                "first": In(20),
+                "window": In(20),
+                "score_shift": In(6),
+                "v_floor": In(5),
+                "will_take": Out(1),
+                "take": Out(1),
+                "codes": In(8 * BLOCK * columns),
+                "k_shift": In(5 * columns),
+                "v_shift": In(5 * columns),
+                "block_valid": Out(1),
+                "block_row": Out(5),
+                "block_index": Out(OPERAND_BITS),
+                "block_values": Out(32 * BLOCK),
+                "block_last": Out(1),
+                "saturated": Out(1),
+            },
+            params=(columns, rows, drain, slots, tokens_max, head_max),
+        )
+
+    def timing(self, *, rows_used: int, group: int, head_size: int, tokens: int) -> AttentionTiming:
+        """When it is done.
+
+        Parameters
+        ----------
+        rows_used, group, head_size : int
+            As the ports.
+        tokens : int
+            Tokens that are streamed: `pos + rows_used - first`.
+        """
+        c, w, r = self._c, self._w, self._r
+        groups, blocks = -(-group * rows_used // r), -(-head_size // BLOCK)
+        drain = c // w
+        words, token_blocks = -(-tokens // BLOCK) * BLOCK // w, -(-tokens // BLOCK)
+        end_tail = _EDGE + ArrayControl.DRAIN + groups * drain - 1 + r - 1
+
+        def tile(beats: int) -> int:
+            return groups * max(beats, drain)
+
+        key_tiles = -(-tokens // c)
+        issued = 1 + (key_tiles - 1) * tile(blocks) + (blocks - 1) * groups
+        keys = issued + end_tail + Attention.KEYS_DONE
+        beats = key_tiles * blocks
+        array_free, drained = key_tiles * tile(blocks), issued + groups * drain
+        soft_free, soft, values = 0, [0] * blocks, [0] * blocks
+        for b in range(blocks):
+            begin = max(keys + 1, soft_free, values[b - 2] + 1 if b >= 2 else 0)
+            soft_free = begin + Softmax.duration(groups, words)
+            soft[b] = begin + Softmax.latency(groups, words)
+            tiles = -(-min(BLOCK, head_size - BLOCK * b) // c)
+            lead = 1 + (2 * token_blocks - 1) * groups
+            first = max(soft[b] + 1, array_free)
+            first += max(0, drained - first - lead)
+            array_free = first + tiles * tile(2 * token_blocks)
+            issued = first + lead + (tiles - 1) * tile(2 * token_blocks)
+            drained = issued + groups * drain
+            values[b] = issued + end_tail + Attention.VALUES_DONE
+            beats += tiles * token_blocks
+        out = rows_used * -(-group * head_size // BLOCK)
+        first_block = values[-1] + 1 + Attention.CONTEXT_BLOCK
+        return AttentionTiming(
+            keys=keys,
+            softmax=soft[-1],
+            values=values[-1],
+            first_block=first_block,
+            last=first_block + out - 1,
+            beats=beats,
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Units, and who may begin when."""
+        m = Module()
+        slots, rows = self._slots, self._r
+        control = ArrayControl(
+            columns=self._c, drain=self._w, rows=rows, slots=slots,
+            token_blocks=self._tokens // BLOCK, edge=_EDGE,
+        )  # fmt: skip
+        array = Array(columns=self._c, lanes=BLOCK, rows=rows, drain=self._w, slots=slots)
+        attention = Attention(
+            columns=self._c, drain=self._w, rows=rows, slots=slots, tokens_max=self._tokens,
+            dim_blocks=self._head_blocks, width_max=slots * rows * self._head,
+        )  # fmt: skip
+        m.submodules.array_control = instance(control, en=self.en)
+        m.submodules.array = instance(array, en=self.en)
+        m.submodules.attention = instance(attention, en=self.en)
+
+        # What pass and head make of each other.
+        group_rows, tokens = Signal(10), Signal(20)
+        slot_groups = Signal(slots.bit_length() + 1)
+        key_blocks, width = Signal(4), Signal(16)
+        m.d.comb += [
+            group_rows.eq(self.group * self.rows_used),
+            slot_groups.eq((group_rows + (rows - 1)) >> (rows.bit_length() - 1)),
+            tokens.eq(self.pos + self.rows_used - self.first),
+            key_blocks.eq((self.head_size + (BLOCK - 1)) >> 5),
+            width.eq(self.group * self.head_size),
+        ]
+
+        tag = data.View(BLOCK_TAG, attention.block_tag)
+
+        # Scores, then per block of dims softmax and values, then the context.
+        soft_begun, soft_over, begun, over = (Signal(4, name=f"count{i}") for i in range(4))
+        scored, done = Signal(), Signal(init=1)
+        array_op, soft_op = Signal(ARRAY_OP), Signal(SOFTMAX_OP)
+        ctx_op = Signal(CONTEXT_OP)
+        dims_left = Signal(9)
+        values_now, soft_now, out_now, out_sent = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.ready.eq(done),
+            values_now.eq(~done & (begun != soft_over) & control.ready),
+            soft_now.eq(
+                ~done & scored & (soft_begun != key_blocks) & attention.soft_ready
+                & (soft_begun < over + 2)
+            ),
+            out_now.eq(~done & (over == key_blocks) & ~out_sent & attention.ctx_ready),
+            dims_left.eq(self.head_size - (begun << 5)),
+            array_op.shift.eq(self.score_shift),
+            array_op.windowed.eq(1),
+            soft_op.windowed.eq(1),
+            soft_op.block.eq(soft_begun),
+            soft_op.parity.eq(soft_begun[0]),
+            ctx_op.blocks.eq((width + (BLOCK - 1)) >> 5),
+            ctx_op.tail.eq(((width - 1)[:5]) + 1),
+        ]  # fmt: skip
+        count = Mux(dims_left > BLOCK, BLOCK, dims_left)
+        with m.If(values_now):
+            m.d.comb += [
+                array_op.kind.eq(Kind.VALUES),
+                array_op.tiles.eq((count + (self._c - 1)) >> (self._c.bit_length() - 1)),
+                array_op.count.eq(count),
+                array_op.block.eq(begun),
+                array_op.parity.eq(begun[0]),
+            ]
+        with m.Else():
+            m.d.comb += [array_op.kind.eq(Kind.KEYS), array_op.beats.eq(key_blocks)]
+        with m.If(self.start):
+            m.d.sync += [
+                done.eq(0), scored.eq(0), out_sent.eq(0), soft_begun.eq(0), soft_over.eq(0),
+                begun.eq(0), over.eq(0),
+            ]  # fmt: skip
+        with m.Else():
+            m.d.sync += [
+                soft_begun.eq(soft_begun + soft_now),
+                soft_over.eq(soft_over + attention.soft_done),
+                begun.eq(begun + values_now),
+                over.eq(over + attention.values_done),
+            ]
+            with m.If(attention.keys_done):
+                m.d.sync += scored.eq(1)
+            with m.If(out_now):
+                m.d.sync += out_sent.eq(1)
+            with m.If(attention.block_valid & tag.last):
+                m.d.sync += done.eq(1)
+
+        zeros = Const(0, 11)
+        m.d.comb += [
+            control.issue.eq(self.start | values_now),
+            control.op.eq(array_op),
+            control.rows_used.eq(self.rows_used),
+            control.group_rows.eq(group_rows),
+            control.slot_groups.eq(slot_groups),
+            control.key_tiles.eq((tokens + (self._c - 1)) >> (self._c.bit_length() - 1)),
+            control.value_beats.eq((tokens + (BLOCK - 1)) >> 5),
+            control.key_blocks.eq(key_blocks),
+            self.will_take.eq(control.will_take),
+            self.take.eq(control.take),
+            array.take.eq(control.take),
+            array.pow2.eq(1),
+            array.codes.eq(self.codes),
+            array.scale.eq(
+                Cat(
+                    # K's shift; V's is in the probabilities.
+                    Cat(self.k_shift.word_select(c, 5) & control.take_keys.replicate(5), zeros)
+                    for c in range(self._c)
+                )
+            ),
+            attention.rows_used.eq(self.rows_used),
+            attention.group.eq(self.group),
+            attention.group_rows.eq(group_rows),
+            attention.slot_groups.eq(slot_groups),
+            attention.head_size.eq(self.head_size),
+            attention.pos.eq(self.pos),
+            attention.first.eq(self.first),
+            attention.window.eq(self.window),
+            attention.v_floor.eq(self.v_floor),
+            attention.accs.eq(array.wide),
+            attention.v_we.eq(control.take_keys),
+            attention.v_bank.eq(control.take_parity),
+            attention.v_tile.eq(control.take_tile),
+            attention.v_block.eq(control.take_beat),
+            attention.v_shifts.eq(self.v_shift),
+            attention.soft_issue.eq(soft_now),
+            attention.soft_op.eq(soft_op),
+            attention.ctx_issue.eq(out_now),
+            attention.ctx_op.eq(ctx_op),
+            self.block_valid.eq(attention.block_valid),
+            self.block_row.eq(tag.bank),
+            self.block_index.eq(tag.addr),
+            self.block_values.eq(attention.block_values),
+            self.block_last.eq(attention.block_valid & tag.last),
+            self.saturated.eq(attention.saturated),
+        ]
+        for name in ("stage", "first", "bank", "slot", "read_bank", "read_slot", "load", "step",
+                     "select"):  # fmt: skip
+            m.d.comb += getattr(array, name).eq(getattr(control, name))
+        for name in ("out_valid", "out_index", "out_slot", "out_last", "out_op"):
+            m.d.comb += getattr(attention, name).eq(getattr(control, name))
+
+        x_width, p_width = len(control.x_addr) // rows, len(attention.p_addr) // rows
+        for r in range(rows):
+            buffer = OperandBuffer(blocks=slots * self._head_blocks, p_blocks=1 << control.p_bits)
+            m.submodules[f"operands{r}"] = instance(buffer, en=self.en)
+            m.d.comb += [
+                buffer.we.eq(self.q_we & (self.q_row == r)),
+                buffer.addr.eq(self.q_addr),
+                buffer.codes.eq(self.q_codes),
+                buffer.sx.eq(self.q_shift),
+                buffer.p_we.eq(attention.p_we[r]),
+                buffer.p_addr.eq(attention.p_addr.word_select(r, p_width)),
+                buffer.p_hi.eq(attention.p_hi.word_select(r, 8 * BLOCK)),
+                buffer.p_lo.eq(attention.p_lo.word_select(r, 8 * BLOCK)),
+                buffer.p_sx.eq(attention.p_sx.word_select(r, X_SHIFT_BITS)),
+                buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
+                buffer.read_values.eq(control.x_values[r]),
+                buffer.read_digit.eq(control.x_digit[r]),
+                array.x_codes.word_select(r, len(buffer.x_codes)).eq(buffer.x_codes),
+                array.x_shift.word_select(r, len(buffer.x_shift)).eq(buffer.x_shift),
+                array.x_sum.word_select(r, len(buffer.x_sum)).eq(buffer.x_sum),
+            ]
+        return m
