@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tokenloom.compiler.block_formats import places
 from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.pack import pack_row, pack_weights, row_bytes, weights_bytes
 from tokenloom.compiler.quantise import QTensor, QuantModel
@@ -151,7 +152,7 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
     pieces: list[list[npt.NDArray[np.uint8]]] = [[] for _ in range(columns)]
     for _, tensor in _tapes(model):
         tapes = pack_weights(
-            tensor.codes.reshape(tensor.rows, -1),
+            _tape_codes(tensor, model).reshape(tensor.rows, -1),
             tensor.scale,
             tensor.minimum,
             tensor.bits,
@@ -163,9 +164,10 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
             channel.append(tape)
 
     table = model.embedding
+    table_codes = _tape_codes(table, model)
     rows = [
         pack_row(
-            table.codes[v].reshape(-1),
+            table_codes[v].reshape(-1),
             table.scale[v],
             None if table.minimum is None else table.minimum[v],
             table.bits,
@@ -178,6 +180,11 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
         mine += [np.zeros_like(rows[0])] * (-(-table.rows // columns) - len(mine))
         pieces[c].append(np.concatenate(mine))
     return dataclasses.replace(image, channels=tuple(np.concatenate(parts) for parts in pieces))
+
+
+def _tape_codes(tensor: QTensor, model: QuantModel) -> npt.NDArray[np.int8]:
+    """What a tape holds: the codes, or with 4 bits their places in the codebook."""
+    return tensor.codes if tensor.bits == 8 else places(tensor.codes, model.codebook)
 
 
 def _tapes(model: QuantModel) -> Iterator[tuple[tuple[int, str], QTensor]]:

@@ -69,6 +69,8 @@ class Program:
     gains : list
         int16 gains of every norm in order, each padded to whole blocks of 32.
     frequencies : list of int
+    codebook : tuple of int
+        What the 16 codes of 4-bit tapes mean, int8.
     """
 
     queues: dict[Unit, list[Instruction]]
@@ -76,6 +78,7 @@ class Program:
     registers: dict[str, int]
     gains: list[list[int]]
     frequencies: list[int]
+    codebook: tuple[int, ...]
 
     def in_order(self) -> list[Instruction]:
         """Every unit's instructions, each behind all that it depends on."""
@@ -112,6 +115,8 @@ def configuration(program: Program, hardware: HardwareConfig) -> Iterator[tuple[
             address += 1
     for address, frequency in enumerate(program.frequencies):
         yield Select.FREQUENCIES, address, frequency
+    for address, code in enumerate(program.codebook):
+        yield Select.CODEBOOK, address, code & 255
     value = 0
     for name, field_ in MODEL:
         number = program.registers[name]
@@ -365,4 +370,5 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         registers=registers,
         gains=gains,
         frequencies=[int(f) for f in model.freq],
+        codebook=model.codebook,
     )

@@ -3,13 +3,16 @@
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
+
+if TYPE_CHECKING:
+    from tokenloom.compiler.checkpoint import MatrixKind
 
 __all__ = ["evaluate"]
 
@@ -22,6 +25,7 @@ def evaluate(
     text: Path,
     tokens: int | None = None,
     window: int = 512,
+    weights: "MatrixKind" = "q8_0",
 ) -> dict[str, Any]:
     """Measure both perplexities on a text file.
 
@@ -42,6 +46,8 @@ def evaluate(
         Use only the first so many tokens.
     window
         Tokens in a window.
+    weights
+        What dense matrices become for the golden model.
 
     Returns
     -------
@@ -88,7 +94,7 @@ def evaluate(
         raise TokenloomError(f"{text}: has no two tokens in a row, so there is nothing to score")
 
     with progress.step(f"quantise {source.name}"):
-        golden = Golden(quantise(checkpoint, positions=hardware.maxima.positions))
+        golden = Golden(quantise(checkpoint, positions=hardware.maxima.positions, weights=weights))
 
     def golden_logits(ids: Any) -> NDArray[np.float64]:
         return golden.logits(ids).astype(np.float64) * golden.logit_scale

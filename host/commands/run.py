@@ -13,6 +13,7 @@ from tokenloom.host import progress
 from tokenloom.sim.memory import IDEAL, memory_profile
 
 if TYPE_CHECKING:
+    from tokenloom.compiler.checkpoint import MatrixKind
     from tokenloom.host.prepare import Prepared
 
 __all__ = ["check_memory", "run"]
@@ -60,6 +61,7 @@ def run(
     memory_seed: int = 1,
     device: str = "verilator",
     check: bool = False,
+    weights: MatrixKind = "q8_0",
     fallback: str | None = None,
     emit: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -84,6 +86,8 @@ def run(
         Of everything about the memory that is left to chance.
     check : bool
         Compare every logit and token with the golden model.
+    weights : str
+        What dense matrices become.
     fallback : str, optional
         Model to take when `model` cannot be fetched.
     emit : callable
@@ -115,7 +119,7 @@ def run(
     from tokenloom.sim.request import Sampling, check_tokens
 
     sampling = Sampling(temperature=temperature, seed=seed)
-    ready = prepare(model, board, overrides, fallback=fallback)
+    ready = prepare(model, board, overrides, fallback=fallback, weights=weights)
     ids = prompt_ids(ready.text, prompt, raw=raw)
     if not ids:
         raise TokenloomError("--prompt has no tokens; allowed is a text of at least one")
