@@ -158,17 +158,22 @@ class _Builder:
 
 
 class _Regions:
-    """Block addresses in the operand buffer."""
+    """Block addresses in the operand buffer; every region and every head begins a beat."""
 
     def __init__(self, model: QuantModel, hardware: HardwareConfig) -> None:
-        shape = model.shape
+        shape, lanes = model.shape, hardware.array.lanes
+
+        def blocks(values: int) -> int:
+            return -(-values // lanes) * hardware.blocks_per_beat
+
         self.key_blocks = -(-shape.head_size // BLOCK)
+        self.head_blocks = blocks(shape.head_size)
         self.slots = max(1, hardware.max_group)
         self.norm = 0
-        self.context = self.norm + -(-shape.width // BLOCK)
-        self.hidden = self.context + -(-shape.heads * shape.head_size // BLOCK)
-        self.query = self.hidden + -(-shape.ffn // BLOCK)
-        self.end = self.query + shape.kv_heads * self.slots * self.key_blocks
+        self.context = self.norm + blocks(shape.width)
+        self.hidden = self.context + blocks(shape.heads * shape.head_size)
+        self.query = self.hidden + blocks(shape.ffn)
+        self.end = self.query + shape.kv_heads * self.slots * self.head_blocks
 
 
 def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareConfig) -> Program:
@@ -202,7 +207,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
 
     def matmul(
         layer: int, name: str, dest: Dest, wait: dict[Unit, int], *, rows: int, x_base: int,
-        beats: int, shift: int, tail: bool = False, **fields: int,
+        blocks: int, shift: int, tail: bool = False, **fields: int,
     ) -> int:  # fmt: skip
         segment = image.segments[layer, name]
         build.tape.append(
@@ -219,7 +224,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         label = name if layer == shape.layers else f"layer {layer} {name}"
         return build.add(
             Unit.ARRAY, label, wait, sample_only=tail, kind=Kind.MATMUL, dest=dest,
-            tiles=-(-rows // columns), beats=beats, count=rows, x_base=x_base, shift=shift,
+            tiles=-(-rows // columns), beats=-(-blocks // hardware.blocks_per_beat), count=rows,
+            x_base=x_base, shift=shift,
             layer=min(layer, shape.layers - 1), **fields,
         )  # fmt: skip
 
@@ -246,7 +252,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
             tensor = getattr(layer, name)
             done_query = matmul(
                 number, name, dest, {Unit.NORM: done_norm}, rows=tensor.rows,
-                x_base=regions.norm, beats=blocks, shift=layer.shift[name], floor=own_floor,
+                x_base=regions.norm, blocks=blocks, shift=layer.shift[name], floor=own_floor,
                 kappa=kappa, y_base=regions.query,
             )  # fmt: skip
 
@@ -260,7 +266,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
             build.detour(TapeKind.K, address, number, 1)
             return build.add(
                 Unit.ARRAY, f"layer {number} scores of kv head {head}", wait, kind=Kind.KEYS,
-                beats=dim_blocks, x_base=regions.query + head * regions.slots * dim_blocks,
+                beats=regions.head_blocks // hardware.blocks_per_beat,
+                x_base=regions.query + head * regions.slots * regions.head_blocks,
                 shift=score_shift, layer=number, kv_head=head, parity=first & 1,
             )  # fmt: skip
 
@@ -319,7 +326,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
                 context_blocks = ready
         done = matmul(
             number, "o", Dest.RESIDUAL, {Unit.CONTEXT: done_context}, rows=layer.o.rows,
-            x_base=regions.context, beats=layer.o.blocks, shift=layer.shift["o"],
+            x_base=regions.context, blocks=layer.o.blocks, shift=layer.shift["o"],
         )  # fmt: skip
         done_norm = norm(
             label + "ffn norm", layer.ffn_gain.codes.tolist(), floor["gate_up"],
@@ -327,12 +334,12 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         )  # fmt: skip
         done = matmul(
             number, "gate_up", Dest.GATE_UP, {Unit.NORM: done_norm}, rows=layer.gate_up.rows,
-            x_base=regions.norm, beats=blocks, shift=layer.shift["gate_up"],
+            x_base=regions.norm, blocks=blocks, shift=layer.shift["gate_up"],
             aux_shift=layer.shift["swiglu"], floor=floor["down"], y_base=regions.hidden,
         )  # fmt: skip
         done = matmul(
             number, "down", Dest.RESIDUAL, {Unit.ARRAY: done}, rows=layer.down.rows,
-            x_base=regions.hidden, beats=layer.down.blocks, shift=layer.shift["down"],
+            x_base=regions.hidden, blocks=layer.down.blocks, shift=layer.shift["down"],
         )  # fmt: skip
         wait_residual = {Unit.ARRAY: done}
     done_norm = norm(
@@ -340,7 +347,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
     )
     matmul(
         shape.layers, "head", Dest.LOGITS, {Unit.NORM: done_norm}, rows=model.head.rows,
-        x_base=regions.norm, beats=blocks, shift=model.head_shift, tail=True,
+        x_base=regions.norm, blocks=blocks, shift=model.head_shift, tail=True,
     )  # fmt: skip
     build.tape.append(pack(TAPE_OP, {"stop": 1}))
 
