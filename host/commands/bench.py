@@ -20,7 +20,7 @@ from tokenloom.host.bench.saved import Saved
 __all__ = ["bench", "listing"]
 
 # Importing a group registers its rows, so this is the table's order.
-for _group in ("correctness", "numbers", "speed", "hostile", "generate"):
+for _group in ("correctness", "numbers", "speed", "hostile", "generate", "array"):
     import_module(f"tokenloom.host.bench.{_group}")
 
 

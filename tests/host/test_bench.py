@@ -213,7 +213,7 @@ def test_the_real_rows():
     assert {"ppl_stories260k", "ppl_smollm2", "smollm2_busy", "stories260k_cycles"} <= set(REAL)
     assert {"generate_seconds", "verilog_growth", "lint_wall"} <= set(REAL)
     titles = list(dict.fromkeys(row.group for row in REAL.values()))
-    assert titles == ["Correctness", "Numbers", "Speed", "Hostile memory", "Generator"]
+    assert titles == ["Correctness", "Numbers", "Speed", "Hostile memory", "Generator", "Array"]
     assert command("lint_wall") == "tokenloom bench --only lint_wall --again"
 
 
