@@ -24,7 +24,7 @@ BENCH_OUT = $(if $(findstring --only,$(ARGS)),,--markdown docs/benchmarks.md)
 CHOSEN_MODEL = $(if $(filter file,$(origin MODEL)),,--model "$(MODEL)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test generate sim lint bench estimate verify clean
+.PHONY: help setup run test generate blocks sim lint bench estimate verify clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -41,8 +41,12 @@ run: $(STAMP) ## Let the generated chip answer PROMPT, simulated by Verilator
 test: $(STAMP) ## Run every test
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-generate: $(STAMP) ## Write the chip's Verilog for BOARD and MODEL to build/generate
-	@$(BIN)/tokenloom generate --model "$(MODEL)" --board "$(BOARD)" --out "$(OUT)" $(ARGS)
+generate: $(STAMP) ## Write the chip's Verilog for BOARD and MODEL, or a BLOCK's, to build/generate
+	@$(BIN)/tokenloom generate $(if $(BLOCK),--block "$(BLOCK)",--model "$(MODEL)" --board "$(BOARD)") \
+	  --out "$(if $(BLOCK),$(OUT)-$(BLOCK),$(OUT))" $(ARGS)
+
+blocks: $(STAMP) ## Write the page of every block that can be used alone: docs/blocks
+	@$(BIN)/tokenloom blocks --markdown docs/blocks
 
 sim: $(STAMP) ## Run the cocotb regression of the blocks in Verilator
 	@$(BIN)/python -m pytest -n 2 tests/hw $(ARGS)
@@ -60,8 +64,8 @@ bench: $(STAMP) ## Measure every figure of docs/benchmarks.md
 estimate: $(STAMP) ## Derive rates and contexts of every board and model: docs/estimates.md
 	@$(BIN)/tokenloom estimate --markdown docs/estimates.md $(ARGS)
 
-verify: export TOKENLOOM_DEEP = 1
-verify: lint test ## Check style, types and every test
+verify: lint ## Check style and types, and run every test with its deep cases; goes on where it was
+	@$(BIN)/python scripts/verify.py $(ARGS)
 
 clean: $(STAMP) ## Remove what was built (.venv stays; remove it by hand)
 	rm -rf build dist

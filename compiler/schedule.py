@@ -25,18 +25,20 @@ from tokenloom.hw.embedding.embedding import Embedding
 from tokenloom.hw.norm.residual import Residual
 from tokenloom.hw.norm.rmsnorm import RmsNorm
 from tokenloom.hw.sampler.sampler import Sampler
+from tokenloom.hw.sampler.settings import Settings
 from tokenloom.hw.sequencer.isa import Dest, Kind, Unit
 
 __all__ = ["Operation", "Schedule", "predict"]
 
-# From an array row's last drained value to the end of the operation.
+_GREEDY = Settings()
+
+# From an array row's last drained value to the end of the operation; `_Pass` adds that of logits.
 _TAIL = {
     Dest.RESIDUAL: RowLane.RESIDUAL + Residual.LATENCY,
     Dest.KEY: RowLane.BLOCK_ROPE + Quantiser.LATENCY,
     Dest.VALUE: RowLane.BLOCK_ROPE + Quantiser.LATENCY,
     Dest.QUERY: RowLane.BLOCK_ROPE + Quantiser.LATENCY,
     Dest.GATE_UP: RowLane.BLOCK_SWIGLU + Quantiser.LATENCY,
-    Dest.LOGITS: RowLane.RESIDUAL + Sampler.LATENCY,
 }
 
 
@@ -101,6 +103,7 @@ class _Pass:
     model: QuantModel
     rows: int
     length: int
+    settings: Settings
 
     @property
     def slot_groups(self) -> int:
@@ -141,7 +144,7 @@ class _Pass:
             tiles, beats, digits, slots = fields["tiles"], fields["beats"], 1, 1
             drain = array.columns
             phase = (fields["count"] - 1) % array.columns
-            row, tail = self.rows - 1, _TAIL[Dest(fields["dest"])]
+            row, tail = self.rows - 1, self._tail(Dest(fields["dest"]))
         else:
             slots, drain = self.slot_groups, array.columns // array.drain
             phase = slots * drain - 1
@@ -168,6 +171,11 @@ class _Pass:
             drained=end + slots * drain,
         )
 
+    def _tail(self, dest: Dest) -> int:
+        if dest is Dest.LOGITS:
+            return RowLane.RESIDUAL + Sampler.latency(self.settings)
+        return _TAIL[dest]
+
     def _softmax(self, fields: dict[str, int]) -> _Timing:
         words = -(-self.length // BLOCK) * BLOCK // self.hardware.array.drain
         groups = self.slot_groups
@@ -187,8 +195,11 @@ def predict(
     rows: int,
     pos: int,
     sample: bool,
+    settings: Settings = _GREEDY,
 ) -> Schedule:
     """The schedule of a pass of `rows` rows from position `pos` on.
+
+    The sampler's `settings` matter where the pass samples: a list of candidates takes its time.
 
     Raises
     ------
@@ -197,7 +208,7 @@ def predict(
     """
     if not 1 <= rows <= hardware.array.rows:
         raise ValueError(f"rows is {rows}; allowed: 1..{hardware.array.rows}")
-    one = _Pass(hardware=hardware, model=model, rows=rows, length=pos + rows)
+    one = _Pass(hardware=hardware, model=model, rows=rows, length=pos + rows, settings=settings)
     queues: dict[Unit, list[Instruction]] = {}
     for unit, instructions in program.queues.items():
         queue = []

@@ -37,6 +37,21 @@ def _writable(context: click.Context, option: click.Parameter, path: Path | None
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+class _TokenBias(click.ParamType):
+    """A token's id and what is added to its logit, as 42:-1.5."""
+
+    name = "id:bias"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, float]:
+        token, _, bias = str(value).partition(":")
+        try:
+            return int(token), float(bias)
+        except ValueError:
+            self.fail(f"{value!r} is no ID:BIAS; allowed is one like 42:-1.5", param, context)
+
+
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -171,6 +186,44 @@ def eval_command(
     help="Of the draws: the same seed gives the same tokens.",
 )
 @click.option(
+    "--top-k",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Draw among so many of the most probable tokens, up to the chip's sampler.candidates "
+    "(64); 0: off.",
+)
+@click.option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Draw among the fewest most probable tokens that have this share of the probability, "
+    "at most sampler.candidates (64); 1: off.",
+)
+@click.option(
+    "--min-p",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Draw among tokens with at least this share of the most probable one's probability, "
+    "at most sampler.candidates (64); 0: off.",
+)
+@click.option(
+    "--repetition-penalty",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Divides the logits of tokens among the last 64 (multiplies those below zero); 1: off.",
+)
+@click.option(
+    "--logit-bias",
+    type=_TokenBias(),
+    multiple=True,
+    metavar="ID:BIAS",
+    help="Added to a token's logit; may be given up to 32 times.",
+)
+@click.option(
     "--memory",
     default="ideal",
     show_default=True,
@@ -215,6 +268,11 @@ def run_command(
     max_tokens: int,
     temperature: float,
     seed: int,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    logit_bias: tuple[tuple[int, float], ...],
     memory: str,
     memory_seed: int,
     device: str,
@@ -249,6 +307,11 @@ def run_command(
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        logit_bias=logit_bias,
         raw=raw,
         ignore_eos=ignore_eos,
         memory=memory,
@@ -282,16 +345,48 @@ def run_command(
     metavar="DIR",
     help="Folder for the Verilog, one file per module.",
 )
+@click.option(
+    "--block",
+    metavar="NAME",
+    help="One block of the catalog alone (docs/blocks); -P sets its parameters.",
+)
 def generate_command(
-    model: str, board: str, overrides: tuple[str, ...], json_file: Path | None, out: Path
+    model: str,
+    board: str,
+    overrides: tuple[str, ...],
+    json_file: Path | None,
+    out: Path,
+    block: str | None,
 ) -> None:
-    """Write the chip's Verilog, one file per module."""
-    from tokenloom.host.commands.generate import generate
+    """Write the chip's Verilog, or a block's, one file per module."""
+    if block is None:
+        from tokenloom.host.commands.generate import generate
 
-    result = generate(model=model, board=board, overrides=overrides, out=out)
+        result = generate(model=model, board=board, overrides=overrides, out=out)
+    else:
+        from tokenloom.host.commands.generate_block import generate_block
+
+        result = generate_block(name=block, overrides=overrides, out=out)
     if json_file is not None:
         write_json(json_file, result)
     click.echo(f"{result['files']} files, {result['bytes']:,} bytes in {out}")
+
+
+@cli.command("blocks")
+@click.option(
+    "--markdown",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write every block's page and wave, and an index.",
+)
+def blocks_command(markdown: Path | None) -> None:
+    """List the blocks that can be used alone."""
+    from tokenloom.host.commands.blocks import listing, write_pages
+
+    if markdown is not None:
+        write_pages(markdown)
+    for line in listing():
+        click.echo(line)
 
 
 @cli.command("schedule")

@@ -12,14 +12,16 @@ from tokenloom.compiler.program import Program, configuration
 from tokenloom.hw.card.counters import COUNTERS
 from tokenloom.hw.card.identity import Identity
 from tokenloom.hw.card.memory_test import Finding
-from tokenloom.hw.card.register_map import CFG_WORDS, MAGIC, Access, by_name
+from tokenloom.hw.card.register_map import CFG_WORDS, MAGIC, SETTINGS, Access, by_name
 from tokenloom.hw.config import HardwareConfig
-from tokenloom.hw.sampler.sampling import GREEDY_SCALE, NoiseScale
+from tokenloom.hw.sampler.settings import Settings
 from tokenloom.hw.sequencer.pass_control import EOS_IDS
+from tokenloom.hw.sequencer.registers import Select, bias_word
 
 __all__ = ["BusError", "Driver", "MemoryFinding", "RequestFailed", "Transport"]
 
 _MAP = by_name()
+_GREEDY = Settings()
 
 
 class BusError(TokenloomError):
@@ -172,13 +174,16 @@ class Driver:
         """
         self.reset()
         for select, address, word in configuration(program, hardware):
-            for i in range(CFG_WORDS):
-                part = word >> 32 * i & 0xFFFFFFFF
-                if self._words[i] != part:
-                    self.write(f"CFG_DATA{i}", value=part)
-                    self._words[i] = part
-            self.write("CFG_WRITE", address=address, select=select)
+            self._configure(select, address, word)
         self.write("VOCAB", value=vocab)
+
+    def _configure(self, select: int, address: int, word: int) -> None:
+        for i in range(CFG_WORDS):
+            part = word >> 32 * i & 0xFFFFFFFF
+            if self._words[i] != part:
+                self.write(f"CFG_DATA{i}", value=part)
+                self._words[i] = part
+        self.write("CFG_WRITE", address=address, select=select)
 
     def generate(
         self,
@@ -187,13 +192,13 @@ class Driver:
         eos: Sequence[int] = (),
         slot: int = 0,
         *,
-        scale: NoiseScale = GREEDY_SCALE,
-        seed: int = 0,
+        settings: Settings = _GREEDY,
+        biases: Sequence[tuple[int, int]] = (),
     ) -> Iterator[int]:
         """Play a prompt and give the tokens as they come, the one that ends the text as well.
 
-        Whoever leaves early aborts the request. `scale` is the temperature as the chip takes it,
-        `hw.sampling.noise_scale`, and `seed` that of the draws.
+        Whoever leaves early aborts the request. `settings` and `biases` are the sampler's as the
+        chip takes them (`hw.sampler.settings`).
 
         Raises
         ------
@@ -210,9 +215,13 @@ class Driver:
         for i, token in enumerate(known):
             self.write(f"REQ_EOS{i}", value=token)
         self.write("REQ_EOS_USED", mask=(1 << len(known)) - 1)
-        self.write("REQ_SEED_LOW", value=seed & 0xFFFFFFFF)
-        self.write("REQ_SEED_HIGH", value=seed >> 32)
-        self.write("REQ_TEMPERATURE", mantissa=scale.mantissa, shift=scale.shift)
+        self.write("REQ_SEED_LOW", value=settings.seed & 0xFFFFFFFF)
+        self.write("REQ_SEED_HIGH", value=settings.seed >> 32)
+        for name in SETTINGS:
+            fields = (field.name for field in _MAP[name].fields)
+            self.write(name, **{field: getattr(settings, field) for field in fields})
+        for address, (token, bias) in enumerate(biases[: settings.biases]):
+            self._configure(Select.BIASES, address, bias_word(token, bias))
         self.write("START", go=1)
         waiting = list(reversed(prompt))
         over = False

@@ -10,7 +10,7 @@ from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.sim.chip_device import PassRecord
 from tokenloom.sim.golden import Golden
-from tokenloom.sim.request import GREEDY, Sampling, check_request
+from tokenloom.sim.request import GREEDY, Sampling, check_request, check_sampler
 
 __all__ = ["GoldenDevice"]
 
@@ -51,16 +51,19 @@ class GoldenDevice:
     ) -> Iterator[PassRecord]:
         """As `Device.generate`; cycles, stalls and beats are zero."""
         check_request(self.model, prompt, new)
+        check_sampler(sampling, self.hardware.sampler.candidates)
         session = self._golden.session()
+        seen: list[int] = []
         left, pending = new, list(prompt)
         while True:
             chunk = pending[: self.hardware.array.rows]
             del pending[: len(chunk)]
+            seen += chunk
             sample = not pending
             pos, before = session.length, self._golden.saturations
             logits = session.prefill(chunk, every_logit=sample)
             last = session.length - 1
-            token = sampling.choose(self.model, logits[-1], last) if sample else None
+            token = sampling.choose(self.model, logits[-1], last, seen) if sample else None
             yield PassRecord(
                 rows=len(chunk),
                 pos=pos,

@@ -146,7 +146,7 @@ def compare_with_golden(
                 device=int(record.logits[row, lane]),
                 golden=int(golden[row, lane]),
             )
-        token = sampling.choose(model, golden[-1], stop - 1)
+        token = sampling.choose(model, golden[-1], stop - 1, ids[:stop])
         if record.token != token:
             device = -1 if record.token is None else record.token
             return Difference(number=number, row=None, lane=None, device=device, golden=token)
@@ -197,14 +197,25 @@ def with_operation(
 # Prediction.
 
 
-def predictor(device: Device) -> Callable[[int, int, bool], Schedule]:
-    """A function of rows, position and sampling that gives the predicted schedule."""
+def predictor(device: Device, sampling: Sampling = GREEDY) -> Callable[[int, int, bool], Schedule]:
+    """A function that gives the predicted schedule.
+
+    Its parameters are a pass's rows and position, and whether it samples.
+    """
     from tokenloom.compiler.schedule import predict
+
+    settings = sampling.settings(device.model)
 
     @cache
     def schedule(rows: int, pos: int, sample: bool) -> Schedule:
         return predict(
-            device.program, device.hardware, device.model, rows=rows, pos=pos, sample=sample
+            device.program,
+            device.hardware,
+            device.model,
+            rows=rows,
+            pos=pos,
+            sample=sample,
+            settings=settings,
         )
 
     return schedule

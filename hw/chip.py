@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetSignal, Signal, Value
+from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.config import HardwareConfig
@@ -14,6 +15,7 @@ from tokenloom.hw.memory.axi import ID_BITS, WRITE_ADDRESS_BITS, Burst
 from tokenloom.hw.memory.channel import Channel
 from tokenloom.hw.numbers.words import ceil_to
 from tokenloom.hw.sampler.noise import SAMPLING
+from tokenloom.hw.sampler.recent_tokens import RecentTokens
 from tokenloom.hw.sequencer.isa import TAPE_OP, Unit
 from tokenloom.hw.sequencer.pass_control import EOS_IDS, PassControl
 from tokenloom.hw.sequencer.registers import MODEL, Select
@@ -170,7 +172,7 @@ class Chip(Block):
         with m.If(cfg_we & (cfg_sel == Select.REGISTERS)):
             m.d.sync += registers.eq(cfg_data)
         loaded = Signal()
-        with m.If(cfg_we):
+        with m.If(cfg_we & (cfg_sel != Select.BIASES)):
             m.d.sync += loaded.eq(cfg_sel == Select.REGISTERS)
 
         core = Core(hardware=hw, taps=self._taps)
@@ -242,7 +244,7 @@ class Chip(Block):
             core.rows_used.eq(control.rows_used),
             core.pos.eq(control.pos),
             core.sample.eq(control.sample),
-            # One request at a time: its rows share seed and temperature.
+            # One request at a time: its rows share the settings.
             core.sampling.eq(control.sampling.replicate(array.rows)),
             tape.cfg_we.eq(cfg_we & (cfg_sel == Select.TAPE)),
             tape.cfg_addr.eq(cfg_addr),
@@ -259,6 +261,20 @@ class Chip(Block):
             tape.sample.eq(control.sample),
             tape.lookup_phys.eq(pages.lookup_page),
         ]
+
+        if hw.sampler.candidates:
+            recent = RecentTokens(vocab_bits=self._vocab_bits)
+            m.submodules.recent_tokens = instance(recent)
+            settings = data.View(SAMPLING, control.sampling)
+            m.d.comb += [
+                recent.begin.eq(control.begins),
+                recent.push.eq(control.next_valid),
+                recent.token.eq(control.next_token),
+                recent.window.eq(settings.window),
+                # All rows see the last one's: only its token is used.
+                core.recent.eq(recent.recent.replicate(array.rows)),
+                core.recent_count.eq(recent.recent_count.replicate(array.rows)),
+            ]
 
         # Channels.
         row_reader = RowReader(port_bits=port, width=max(32, top.width))

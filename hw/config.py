@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenloom.compiler.errors import ConfigError
 from tokenloom.hw.numbers.formats import BLOCK, TOKENS_MAX
+from tokenloom.hw.sampler.settings import CANDIDATES_MAX, VOCAB_BITS_MAX
 from tokenloom.hw.sequencer.isa import ARRAY_OP, DONE_BITS, NORM_OP, TAPE_OP
 from tokenloom.hw.sequencer.registers import MODEL
 
@@ -31,6 +32,7 @@ __all__ = [
     "HardwareConfig",
     "Maxima",
     "MemoryConfig",
+    "SamplerConfig",
     "load",
     "presets",
 ]
@@ -88,6 +90,14 @@ class MemoryConfig:
     """Sequences whose KV the chip holds at the same time."""
     retries: int
     """Further attempts after a memory's error response, before the request is given up."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """The sampler of each row."""
+
+    candidates: int = 0
+    """Ids in the list in which top-k, top-p and min-p cut; 0: neither list nor penalty nor bias."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,6 +212,8 @@ class HardwareConfig:
     """The board."""
     norm_lanes: int
     """Residual values that RMSNorm takes per cycle."""
+    sampler: SamplerConfig = SamplerConfig()
+    """The sampler."""
 
     def __post_init__(self) -> None:
         self.validate()
@@ -423,6 +435,21 @@ class HardwareConfig:
             self.norm_lanes in (8, 16, 32),
             "8, 16 or 32",
             "because the quantiser behind RMSNorm collects whole blocks of 32",
+        )
+        candidates = self.sampler.candidates
+        yield (
+            "sampler.candidates",
+            candidates,
+            candidates == 0 or 2 <= candidates <= CANDIDATES_MAX,
+            f"0, or 2 to {CANDIDATES_MAX}",
+            "because a request's settings count candidates to that",
+        )
+        yield (
+            "maxima.vocab",
+            maxima.vocab,
+            candidates == 0 or maxima.vocab <= 1 << VOCAB_BITS_MAX,
+            f"up to {1 << VOCAB_BITS_MAX} with sampler.candidates = {candidates}",
+            "because that is how many powers the sampler's sum holds",
         )
         yield from self._board_rules()
         yield from self._widths()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Array as Choice
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
@@ -20,7 +22,7 @@ from tokenloom.hw.norm.rmsnorm import RmsNorm
 from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS
 from tokenloom.hw.numbers.words import ceil_to
 from tokenloom.hw.sampler.noise import SAMPLING
-from tokenloom.hw.sampler.sampler import Sampler
+from tokenloom.hw.sampler.sampler import Sampler, rule_ports
 from tokenloom.hw.sequencer.isa import (
     ARRAY_OP,
     DONE_BITS,
@@ -31,7 +33,7 @@ from tokenloom.hw.sequencer.isa import (
     Kind,
     Unit,
 )
-from tokenloom.hw.sequencer.registers import MODEL, Select
+from tokenloom.hw.sequencer.registers import BIAS, MODEL, Select
 from tokenloom.hw.sequencer.unit_queue import UnitQueue
 from tokenloom.hw.taps import BLOCK_TAP, CODE_BITS, ROW_TAP, pack_tap, tap_places, tap_words
 from tokenloom.hw.verilog.block import Block, instance
@@ -58,7 +60,9 @@ class Core(Block):
     cfg_we, cfg_sel, cfg_addr, cfg_data : In, program memory (`registers.Select`), with `en` high
     model : In, `registers.MODEL`
     restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass
-    sampling : In, per row, seed and temperature (`noise.SAMPLING`), stable in the pass
+    sampling : In, per row, the sampler's settings (`noise.SAMPLING`), stable in the pass
+    recent, recent_count : In, with `sampler.candidates`: per row, the latest tokens (`LogitRules`),
+        stable from the pass's last embedding row on
     over : Out(1), every queue has stopped and every operation is done
     will_take : Out(E), take : Out(1), pow2 : In(1), codes, scale, minimum, v_shifts : In, the
         channels' beats
@@ -100,6 +104,7 @@ class Core(Block):
                 "pos": In(20),
                 "sample": In(1),
                 "sampling": In(SAMPLING.size * r),
+                **(self._recent() if hardware.sampler.candidates else {}),
                 "over": Out(1),
                 "will_take": Out(EDGE),
                 "take": Out(1),
@@ -132,6 +137,10 @@ class Core(Block):
             },
             params=(hardware.digest(), taps),
         )
+
+    def _recent(self) -> dict[str, Any]:
+        ports = rule_ports(self._vocab_bits)
+        return {name: In(ports[name].shape * self._r) for name in ("recent", "recent_count")}
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -297,7 +306,7 @@ class Core(Block):
         for r in range(r_count):
             lane = RowLane(rows=r_count, slots=self._slots, pairs_max=max(1, top.head_size // 2))
             residual = Residual(width=top.width, norm_lanes=hw.norm_lanes, taps=self._taps)
-            sampler = Sampler(vocab_bits=self._vocab_bits)
+            sampler = Sampler(vocab_bits=self._vocab_bits, candidates=hw.sampler.candidates)
             buffer = OperandBuffer(
                 blocks=hw.operand_blocks,
                 p_blocks=self._beat_blocks << control.p_bits,
@@ -366,6 +375,17 @@ class Core(Block):
                 self.token.word_select(r, self._vocab_bits).eq(sampler.token),
             ]
             tokens_valid.append(sampler.token_valid)
+            if hw.sampler.candidates:
+                bias = data.View(BIAS, self.cfg_data[: BIAS.size])
+                for name in ("recent", "recent_count"):
+                    port = getattr(sampler, name)
+                    m.d.comb += port.eq(getattr(self, name).word_select(r, len(port)))
+                m.d.comb += [
+                    sampler.bias_we.eq(self.cfg_we & (self.cfg_sel == Select.BIASES)),
+                    sampler.bias_addr.eq(self.cfg_addr),
+                    sampler.bias_id.eq(bias.id),
+                    sampler.bias_value.eq(bias.value),
+                ]
 
             # Operands in and out.
             x_width = len(control.x_addr) // r_count

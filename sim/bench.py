@@ -13,7 +13,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import cocotb_test.simulator
 from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment, verilator_root
 
-__all__ = ["parameters", "run_block", "seeded"]
+__all__ = ["bench_folder", "parameters", "run_block", "seeded"]
 
 
 def seeded() -> random.Random:
@@ -67,7 +67,7 @@ def _with_runtime(folder: Path, build: dict[str, Any]) -> None:
     runtime = build_root() / "bench" / f"runtime-{key}"
     with _locked(runtime):
         if not (runtime / ".done").exists():
-            cocotb_test.simulator.run(module="", compile_only=True, **build)
+            cocotb_test.simulator.run(module="", simulator="verilator", compile_only=True, **build)
             for path in folder.glob("verilated*.o"):
                 shutil.copyfile(path, runtime / path.name)
             (runtime / ".done").touch()
@@ -95,8 +95,31 @@ def run_block(block: Block, module: str, *, parameters: dict[str, Any] | None = 
         When a cocotb test fails (from cocotb-test).
     """
     texts = emit(block)
-    names = sorted(texts)
-    folder = build_root() / "bench" / f"{block.module_name}-{_digest(names, texts.values())}"
+    with bench_folder(block.module_name, texts, parameters) as build:
+        cocotb_test.simulator.run(module=module, simulator="verilator", **build)
+
+
+@contextmanager
+def bench_folder(
+    top: str,
+    texts: dict[str, str],
+    parameters: dict[str, Any] | None = None,
+    flags: Sequence[str] = (),
+) -> Iterator[dict[str, Any]]:
+    """Hold the build folder of these modules; gives cocotb-test's arguments for it.
+
+    Parameters
+    ----------
+    top : str
+        The module under test.
+    texts : dict
+        Module -> Verilog.
+    parameters : dict, optional
+        As in `run_block`.
+    flags : sequence of str
+        Further ones for Verilator.
+    """
+    folder = build_root() / "bench" / f"{top}-{_digest(sorted(texts), texts.values(), flags)}"
     with _locked(folder):
         sources = []
         for name, text in texts.items():
@@ -110,14 +133,13 @@ def run_block(block: Block, module: str, *, parameters: dict[str, Any] | None = 
         # cocotb-test looks for the simulator in this process's own environment.
         os.environ.update({k: env[k] for k in ("PATH", "VERILATOR_ROOT") if k in env})
         build: dict[str, Any] = {
-            "simulator": "verilator",
-            "toplevel": block.module_name,
+            "toplevel": top,
             "verilog_sources": sources,
             "sim_build": str(folder / "sim"),
-            "extra_args": list(VERILATOR_FLAGS),
+            "extra_args": [*VERILATOR_FLAGS, *flags],
             "make_args": ["-j2", "CFG_CXXFLAGS_PCH_I=-include"],
             "extra_env": env,
             "timescale": "1ns/1ps",
         }
         _with_runtime(folder / "sim", build)
-        cocotb_test.simulator.run(module=module, **build)
+        yield build

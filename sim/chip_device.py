@@ -17,6 +17,7 @@ from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.sampler.noise import SAMPLING
 from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.sequencer.pass_control import EOS_IDS
+from tokenloom.hw.sequencer.registers import Select, bias_word
 from tokenloom.hw.taps import tap_words
 from tokenloom.sim.memory import (
     IDEAL,
@@ -25,7 +26,7 @@ from tokenloom.sim.memory import (
     broken_rule,
     memory_profile,
 )
-from tokenloom.sim.request import GREEDY, Sampling, check_request
+from tokenloom.sim.request import GREEDY, Sampling, check_request, check_sampler
 from tokenloom.sim.simulator import build
 
 __all__ = ["ChipDevice", "Event", "Hold", "MemoryFault", "PassRecord"]
@@ -255,13 +256,12 @@ class ChipDevice:
         return result
 
     def _set_sampling(self, sampling: Sampling) -> None:
-        scale = sampling.scale(self.model)
-        value = SAMPLING.const(
-            {"seed": sampling.seed, "mantissa": scale.mantissa, "shift": scale.shift}
-        ).as_bits()
-        self._library.tl_sampling(
-            self._chip, (ctypes.c_uint32 * 3)(*(value >> 32 * i & 0xFFFFFFFF for i in range(3)))
-        )
+        settings = sampling.settings(self.model)
+        value, count = settings.word(), -(-SAMPLING.size // 32)
+        words = (ctypes.c_uint32 * count)(*(value >> 32 * i & 0xFFFFFFFF for i in range(count)))
+        self._library.tl_sampling(self._chip, words, count)
+        for address, (token, bias) in enumerate(sampling.biases(self.model)):
+            self._write(Select.BIASES, address, bias_word(token, bias))
 
     def generate(
         self,
@@ -279,10 +279,12 @@ class ChipDevice:
         Raises
         ------
         TokenloomError
-            When the prompt is empty or too long, the chip hangs, finds no KV page or gives up on
-            a memory error, or a rule of the memory's protocol is broken.
+            When the prompt is empty or too long, the chip's sampler cannot do what is asked, the
+            chip hangs, finds no KV page or gives up on a memory error, or a rule of the memory's
+            protocol is broken.
         """
         check_request(self.model, prompt, new)
+        check_sampler(sampling, self.hardware.sampler.candidates)
         slots = self.hardware.memory.slots
         if not 0 <= slot < slots:
             raise TokenloomError(f"slot is {slot}; allowed: 0 to {slots - 1}")

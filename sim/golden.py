@@ -257,7 +257,9 @@ class Golden:
         logits = session.prefill(prompt)[-1]
         result: list[int] = []
         while len(result) < count:
-            result.append(sampling.choose(self.model, logits, session.length - 1))
+            result.append(
+                sampling.choose(self.model, logits, session.length - 1, [*prompt, *result])
+            )
             if result[-1] in self.model.shape.eos or len(result) == count:
                 break
             logits = session.decode(result[-1])

@@ -475,9 +475,9 @@ void tl_hold(Chip* chip, int mode, uint64_t argument) {
     chip->random = argument | 1;
 }
 
-// Seed and temperature of the next request (`hw/sampler/noise.py`, SAMPLING).
-void tl_sampling(Chip* chip, const uint32_t* words) {
-    set_words(chip->top.req_sampling, 0, words, 3);
+// The sampler's settings of the next request (`hw/sampler/noise.py`, SAMPLING).
+void tl_sampling(Chip* chip, const uint32_t* words, int count) {
+    set_words(chip->top.req_sampling, 0, words, count);
 }
 
 void tl_request(Chip* chip, const uint32_t* tokens, int count, int fresh, int slot,

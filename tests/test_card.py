@@ -16,6 +16,7 @@ from tokenloom.hw.card.memory_test import Finding, lane_pattern
 from tokenloom.hw.card.register_map import by_name
 from tokenloom.hw.config import load
 from tokenloom.hw.memory.axi import Response
+from tokenloom.hw.sampler.settings import Settings
 from tokenloom.sim.card import CardTransport
 from tokenloom.sim.chip_device import ChipDevice
 from tokenloom.sim.golden import Golden
@@ -97,11 +98,31 @@ def test_tokens_drawn_with_a_temperature(card):
     for seed in (3, 0xFEDC_BA98_7654_3210):
         how = Sampling(temperature=2.0, seed=seed)
         want = Golden(one.model).answer(prompt, 8, how)
-        got = one.driver.generate(prompt, 8, scale=how.scale(one.model), seed=seed)
+        got = one.driver.generate(prompt, 8, settings=how.settings(one.model))
         assert list(got) == want
         drawn.add(tuple(want))
     assert len(drawn) == 2
     one.check()
+
+
+def test_cut_offs_and_rules_through_registers(card):
+    """Settings, and a table of biases that is written between requests."""
+    one = card().load()
+    prompt = one.prompt(4)
+    for how in (
+        Sampling(temperature=2.0, seed=3, top_k=9, top_p=0.8, min_p=0.02, repetition_penalty=1.3),
+        Sampling(temperature=2.0, seed=3, top_p=0.5, logit_bias=((6, 3.0), (2, 2.5))),
+        Sampling(repetition_penalty=1.5, logit_bias=((1, -9.0),)),
+    ):
+        want = Golden(one.model).answer(prompt, 8, how)
+        got = one.driver.generate(
+            prompt, 8, settings=how.settings(one.model), biases=how.biases(one.model)
+        )
+        assert list(got) == want
+    one.check()
+    assert one.driver.read("SHAPE")["candidates"] == HARDWARE.sampler.candidates == 64
+    with pytest.raises(BusError, match="START"):
+        list(one.driver.generate(prompt, 8, settings=Settings(count=65)))
 
 
 def test_another_model_on_the_same_card(card):

@@ -53,6 +53,11 @@ class Row:
     target: str | None
     measure: Callable[[], Figure]
 
+    @property
+    def file(self) -> str:
+        """The module that has the row."""
+        return self.measure.__module__.rpartition(".")[2]
+
 
 ROWS: dict[str, Row] = {}
 """Rows by name, in the table's order."""

@@ -20,7 +20,15 @@ from tokenloom.host.bench.saved import Saved
 __all__ = ["bench", "listing"]
 
 # Importing a group registers its rows, so this is the table's order.
-for _group in ("correctness", "numbers", "speed", "hostile", "generate", "array"):
+for _group in (
+    "correctness",
+    "numbers",
+    "speed",
+    "hostile",
+    "sampler",
+    "array",
+    "generate",
+):
     import_module(f"tokenloom.host.bench.{_group}")
 
 
@@ -58,14 +66,15 @@ def bench(
     result: list[Saved] = []
     out = progress.console()
     start = time.monotonic()
-    saved.source_digest()  # of the sources as they are now, whatever is edited meanwhile
+    for row in chosen:  # of the sources as they are now, whatever is edited meanwhile
+        saved.source_digest(row.file)
     for number, row in enumerate(chosen, 1):
         out.rule(f"{number} of {len(chosen)}: {row.name}")
-        found = None if again else saved.load(row.name)
+        found = None if again else saved.load(row.name, row.file)
         if found is None:
             found = _measure(row)
             if found.value is not None:
-                saved.save(found)
+                saved.save(found, row.file)
             total = time.monotonic() - start
             out.print(f"{row.name}: {found.seconds:.1f} s, {total:.1f} s in all", markup=False)
         else:
@@ -112,7 +121,7 @@ def listing() -> list[str]:
         if row.group != group:
             group = row.group
             lines.append(f"{group}:")
-        found = saved.load(name)
+        found = saved.load(name, row.file)
         state = f"; measured on {found.date}" if found is not None else ""
         target = f", target {row.target}" if row.target else ""
         lines.append(f"  {name:{width}}  {row.unit}{target} ({row.how}){state}")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
 
 __all__ = ["generate"]
 
-_MANIFEST = "tokenloom.json"
 _HEADER = "tokenloom_registers.h"
 
 
@@ -44,76 +38,19 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
         If the folder cannot be written, has Verilog of another origin in it, or another run
         writes to it now.
     """
-    from tokenloom.host.jsonfile import write_json, write_text
     from tokenloom.host.origin import origin
     from tokenloom.host.prepare import prepare
+    from tokenloom.host.verilog_folder import refuse_strangers, write_folder
     from tokenloom.hw.card.register_texts import c_header
-    from tokenloom.sim.simulator import card_verilog, write_verilog
+    from tokenloom.sim.simulator import card_verilog
 
-    _refuse_strangers(out)
+    refuse_strangers(out)
     ready = prepare(model, board, overrides)
     with progress.step("generate Verilog"):
         texts = card_verilog(ready.hardware, origin())
-    modules = {name: len(text.encode()) for name, text in sorted(texts.items())}
     result = {
         "model": ready.name,
         "board": ready.hardware.name,
-        "out": str(out),
-        "files": len(modules),
-        "bytes": sum(modules.values()),
-        "modules": modules,
         "hardware": ready.hardware.to_dict(),
-        "complete": True,
     }
-    with _locked(out):
-        _refuse_strangers(out)
-        # The list first, with the old names too: an interrupted run's files are known as ours.
-        known = {**dict.fromkeys(_listed(out), 0), **modules}
-        write_json(out / _MANIFEST, {**result, "modules": known, "complete": False})
-        write_verilog(texts, out)
-        write_text(out / _HEADER, c_header())
-        write_json(out / _MANIFEST, result)
-    return result
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder: two chips' files in it would make a third one."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        raise TokenloomError(f"{out}: cannot be written: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TokenloomError(
-                f"{out}: another run writes to this folder now; wait for it, or give another folder"
-            ) from error
-        yield
-    finally:
-        os.close(folder)
-
-
-def _refuse_strangers(out: Path) -> None:
-    strangers = _strangers(out)
-    if strangers:
-        raise TokenloomError(
-            f"{out}: has Verilog that tokenloom did not write ({strangers[0]}); give an empty "
-            "folder, since a tool that reads the folder would read both"
-        )
-
-
-def _listed(out: Path) -> list[str]:
-    """Modules that an earlier run wrote."""
-    try:
-        data = json.loads((out / _MANIFEST).read_text(encoding="utf-8"))
-        return list(data["modules"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _strangers(out: Path) -> list[str]:
-    listed = set(_listed(out))
-    return sorted(path.name for path in out.glob("*.v") if path.stem not in listed)
+    return write_folder(out, texts, result, {_HEADER: c_header()})

@@ -55,6 +55,11 @@ def run(
     max_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    logit_bias: Sequence[tuple[int, float]] = (),
     raw: bool = False,
     ignore_eos: bool = False,
     memory: str = IDEAL,
@@ -74,7 +79,7 @@ def run(
     prompt : str
     max_tokens : int
         Most tokens to generate.
-    temperature, seed
+    temperature, seed, top_k, top_p, min_p, repetition_penalty, logit_bias
         As in `sim.request.Sampling`.
     raw : bool
         Leave the chat template out.
@@ -116,10 +121,24 @@ def run(
         with_operation,
     )
     from tokenloom.host.work import pass_work, roof
-    from tokenloom.sim.request import Sampling, check_tokens
+    from tokenloom.sim.request import Sampling, check_sampler, check_tokens
 
-    sampling = Sampling(temperature=temperature, seed=seed)
+    choices: dict[str, Any] = {
+        "temperature": temperature,
+        "seed": seed,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "logit_bias": tuple(logit_bias),
+    }
+    sampling = Sampling(**choices)  # before the long steps, what is never allowed
     ready = prepare(model, board, overrides, fallback=fallback, weights=weights)
+    candidates = ready.hardware.sampler.candidates
+    if candidates:
+        sampling = Sampling(**choices, candidates=candidates)
+    check_sampler(sampling, candidates)
+    check_tokens([token for token, _ in logit_bias], ready.checkpoint.shape.vocab)
     ids = prompt_ids(ready.text, prompt, raw=raw)
     if not ids:
         raise TokenloomError("--prompt has no tokens; allowed is a text of at least one")
@@ -131,7 +150,7 @@ def run(
             device, quantised, ready.hardware, step, memory=memory, memory_seed=memory_seed
         )
     try:
-        schedule = predictor(chip)
+        schedule = predictor(chip, sampling)
         played: list[Played] = []
         tokens: list[int] = []
         decoder = ready.text.decoder(ids)
@@ -206,8 +225,7 @@ def run(
         "device": chip.name,
         "memory": memory,
         "memory_seed": memory_seed,
-        "temperature": temperature,
-        "seed": seed,
+        **choices,
         "prompt_tokens": ids,
         "tokens": tokens,
         "text": "".join(pieces),

@@ -12,7 +12,7 @@ from tokenloom.hw.card.axi_lite import AXI_LITE, axi_lite_ports
 from tokenloom.hw.card.counters import COUNTERS, Counters
 from tokenloom.hw.card.identity import Identity
 from tokenloom.hw.card.register_file import RegisterFile
-from tokenloom.hw.card.register_map import ADDRESS_BITS, CFG_WORDS, MAGIC, by_name
+from tokenloom.hw.card.register_map import ADDRESS_BITS, CFG_WORDS, MAGIC, SETTINGS, by_name
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS
 from tokenloom.hw.sampler.noise import SAMPLING
@@ -217,7 +217,7 @@ class Control(Block):
             self.cfg_addr.eq(bit("CFG_WRITE", "address")),
             self.cfg_data.eq(Cat(getattr(regs, f"cfg_data{i}") for i in range(CFG_WORDS))),
         ]
-        with m.If(configure):
+        with m.If(configure & (self.cfg_sel != Select.BIASES)):
             m.d.sync += configured.eq(self.cfg_sel == Select.REGISTERS)
         with m.Elif(self.chip_reset):
             m.d.sync += configured.eq(0)
@@ -249,6 +249,19 @@ class Control(Block):
         show("OUTPUT", token=shown[2:], last=shown[1], failed=shown[0], valid=out_fifo.r_rdy)
 
         # Requests.
+        settings = Signal(SAMPLING)
+        unable = Signal()
+        for name in SETTINGS:
+            for field in registers[name].fields:
+                value = getattr(regs, name.lower())[field.low : field.low + field.bits]
+                m.d.comb += settings[field.name].eq(value)
+        m.d.comb += [
+            settings.seed.eq(Cat(regs.req_seed_low, regs.req_seed_high)),
+            unable.eq(settings.count > hw.sampler.candidates),
+        ]
+        if not hw.sampler.candidates:
+            unable_rules = Cat(settings.count, settings.window, settings.biases).any()
+            m.d.comb += unable.eq(unable_rules)
         start = command(
             "START",
             ~idle
@@ -256,7 +269,8 @@ class Control(Block):
             | out_fifo.r_rdy
             | (regs.req_tokens == 0)
             | (regs.req_new == 0)
-            | (regs.req_slot >= hw.memory.slots),
+            | (regs.req_slot >= hw.memory.slots)
+            | unable,
         )
         with m.If(self.req_ready):
             m.d.sync += self.req_valid.eq(0)
@@ -268,7 +282,7 @@ class Control(Block):
             self.req_slot.eq(regs.req_slot),
             self.req_eos.eq(Cat(getattr(regs, f"req_eos{i}") for i in range(EOS_IDS))),
             self.req_eos_used.eq(regs.req_eos_used),
-            self.req_sampling.eq(Cat(regs.req_seed_low, regs.req_seed_high, regs.req_temperature)),
+            self.req_sampling.eq(settings),
         ]
 
         # Counters.
@@ -343,4 +357,5 @@ class Control(Block):
             columns=hw.array.columns,
             rows=hw.array.rows,
             port_bytes=hw.memory.port_bits // 8,
+            candidates=hw.sampler.candidates,
         )

@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass
 
 from tokenloom.hw.card.counters import COUNTERS
-from tokenloom.hw.sampler.sampling import NOISE_MANTISSA_BITS, NOISE_SHIFT_BITS
+from tokenloom.hw.sampler.settings import FIELDS
 from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.sequencer.pass_control import EOS_IDS
 from tokenloom.hw.sequencer.registers import Select
@@ -21,6 +21,7 @@ __all__ = [
     "CFG_WORDS",
     "MAGIC",
     "REGISTERS",
+    "SETTINGS",
     "Access",
     "Field",
     "Register",
@@ -149,7 +150,9 @@ REGISTERS: tuple[Register, ...] = (
               "SHA-256 of the hardware configuration, its first eight hexadecimal digits first."),
     _register("SHAPE", 0x050, _R, "The chip.",
               ("columns", 9, "Memory channels."), ("rows", 6, "Tokens per pass."),
-              ("port_bytes", 8, "Bytes of a memory word.", 16)),
+              ("port_bytes", 8, "Bytes of a memory word.", 16),
+              ("candidates", FIELDS["count"], "Ids in the sampler's list; 0: no settings but seed "
+               "and temperature.")),
     # What it does.
     _register("CONTROL", 0x080, _RW, "",
               ("hold", 1, "The belt stands still but for the cycles that STEP grants.")),
@@ -177,7 +180,8 @@ REGISTERS: tuple[Register, ...] = (
     # Configuration.
     _register("CFG_WRITE", 0x0C0, _W,
               "Writes CFG_DATA* to the chip; refused unless idle. Target 8 comes last, after it "
-              f"nothing without a reset: the chip reads ahead. Targets: {_SELECTS}.",
+              f"nothing without a reset, but for target {Select.BIASES}: the chip reads ahead. "
+              f"Targets: {_SELECTS}.",
               ("address", 20, ""), ("select", 4, "", 24)),
     *_several("CFG_DATA", 0x100, CFG_WORDS, _RW, "The word to write, lowest bits first."),
     # Requests.
@@ -191,8 +195,8 @@ REGISTERS: tuple[Register, ...] = (
     _register("REQ_SEED_LOW", 0x164, _RW, "Seed of the draws."),
     _register("REQ_SEED_HIGH", 0x168, _RW, "Its upper 32 bits."),
     _register("REQ_TEMPERATURE", 0x16C, _RW, "Scale of the noise on the logits, as "
-              "`hw.sampling.noise_scale` has it; mantissa 0: the largest logit wins.",
-              ("mantissa", NOISE_MANTISSA_BITS, ""), ("shift", NOISE_SHIFT_BITS, "")),
+              "`hw.sampler.settings` has it; mantissa 0: the largest logit wins.",
+              ("mantissa", FIELDS["mantissa"], ""), ("shift", FIELDS["shift"], "")),
     _register("START", 0x170, _W, "Begins the request that REQ_* describe. Refused unless idle, "
               "configured, with OUTPUT empty, at least one token in the prompt and one to "
               "generate, and a slot that exists.", ("go", 1, "")),
@@ -216,9 +220,28 @@ REGISTERS: tuple[Register, ...] = (
     _register("TEST_ADDRESS", 0x190, _R, "The word."),
     _register("TEST_EXPECTED", 0x194, _R, "What was written to that lane."),
     _register("TEST_FOUND", 0x198, _R, "What was read from it."),
+    # The sampler's other settings; the biases are written with CFG_WRITE.
+    _register("REQ_CANDIDATES", 0x19C, _RW, "The list in which the cut-offs cut.",
+              ("count", FIELDS["count"], "0: no list; START refuses more than SHAPE.candidates."),
+              ("limited", 1, "Top-k: the draw is among `count` ids.")),
+    _register("REQ_SHARES", 0x1A0, _RW, "Cut-offs in 2^-16; 0: off.",
+              ("top_p", FIELDS["top_p"], ""), ("min_p", FIELDS["min_p"], "")),
+    _register("REQ_POWER", 0x1A4, _RW, "log2(e) / T in units of a power.",
+              ("power_mantissa", FIELDS["power_mantissa"], ""),
+              ("power_shift", FIELDS["power_shift"], "")),
+    _register("REQ_PENALTY", 0x1A8, _RW, "Repetition penalty and its reciprocal in 2^-14.",
+              ("up", FIELDS["up"], ""), ("down", FIELDS["down"], "")),
+    _register("REQ_RULES", 0x1AC, _RW, "",
+              ("window", FIELDS["window"], "Tokens in which repetitions are looked for; 0: off."),
+              ("biases", FIELDS["biases"], "Entries of the table that count; ids ascend in it.")),
     *_counters(0x200),
 )  # fmt: skip
 """Every register, in order of its offset."""
+
+SETTINGS = (
+    "REQ_TEMPERATURE", "REQ_CANDIDATES", "REQ_SHARES", "REQ_POWER", "REQ_PENALTY", "REQ_RULES",
+)  # fmt: skip
+"""Registers whose fields are the sampler's settings of these names, all but the seed."""
 
 
 def by_name(registers: tuple[Register, ...] = REGISTERS) -> dict[str, Register]:

@@ -1,4 +1,4 @@
-"""The constant tables of the machine (docs/numbers.md, points 5, 8, 10, 12, 13, 16).
+"""The constant tables of the machine (docs/numbers.md, points 5, 8, 10, 12, 13, 16, 18).
 
 Every entry is computed in decimal arithmetic of 50 digits and rounded once, so a table is the same
 on every machine: nothing here asks the platform's libm, numpy or BLAS.
@@ -14,6 +14,8 @@ from math import isqrt
 __all__ = [
     "exp2_table",
     "gumbel_segments",
+    "log2_e",
+    "log2_segments",
     "recip_table",
     "rope_frequencies",
     "rsqrt_table",
@@ -41,6 +43,10 @@ SILU_C2_FRAC = 17
 GUMBEL_SEGMENT_BITS = 4
 GUMBEL_OFFSET_BITS = 14
 GUMBEL_FRAC = 16
+
+# Logarithm of a sum of powers, point 18: segments of [1, 2).
+LOG2_SEGMENT_BITS = 8
+LOG2_FRAC = 16
 
 
 def _round(value: Decimal) -> int:
@@ -196,6 +202,41 @@ def gumbel_segments() -> tuple[tuple[int, int], ...]:
                     rise = (high - low) / (2 * node)
                     start = (high + low) / 2 - rise / 2
                     result.append((_round(start * unit), _round(rise * unit)))
+    return tuple(result)
+
+
+@cache
+def log2_e() -> Fraction:
+    """log2(e) to 50 digits."""
+    with localcontext() as context:
+        context.prec = _DIGITS
+        return Fraction(1 / Decimal(2).ln())
+
+
+@cache
+def log2_segments() -> tuple[tuple[int, int], ...]:
+    """Lines for log2 on 256 segments of [1, 2) (point 18), as those of `gumbel_segments`.
+
+    Returns
+    -------
+    tuple of (start, rise)
+        Pairs with 16 fraction bits, 17 and 9 bits.
+    """
+    count = 1 << LOG2_SEGMENT_BITS
+    unit = 1 << LOG2_FRAC
+    result = []
+    with localcontext() as context:
+        context.prec = _DIGITS
+        node = Decimal(2).sqrt() / 4
+        ln2 = Decimal(2).ln()
+        for segment in range(count):
+            low, high = (
+                (1 + (segment + offset) / count).ln() / ln2
+                for offset in (Decimal("0.5") - node, Decimal("0.5") + node)
+            )
+            rise = (high - low) / (2 * node)
+            start = (high + low) / 2 - rise / 2
+            result.append((_round(start * unit), _round(rise * unit)))
     return tuple(result)
 
 

@@ -9,20 +9,15 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.numbers.arith import bit_length, round_shift
 from tokenloom.hw.numbers.tables import GUMBEL_OFFSET_BITS, GUMBEL_SEGMENT_BITS, gumbel_segments
-from tokenloom.hw.sampler.sampling import (
-    NOISE_LEFT,
-    NOISE_MANTISSA_BITS,
-    NOISE_SHIFT_BITS,
-    SEED_BITS,
-)
+from tokenloom.hw.sampler.sampling import NOISE_LEFT, NOISE_MANTISSA_BITS
+from tokenloom.hw.sampler.settings import FIELDS
 from tokenloom.hw.sampler.threefry import Threefry
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["NOISE_BITS", "SAMPLING", "Noise"]
 
-SAMPLING = data.StructLayout(
-    {"seed": SEED_BITS, "mantissa": NOISE_MANTISSA_BITS, "shift": NOISE_SHIFT_BITS}
-)
+SAMPLING = data.StructLayout(dict(FIELDS))
+"""`settings.Settings` as the hardware sees it."""
 _START_BITS, _RISE_BITS = 22, 14  # of a table entry, 36 bits together
 _SEGMENT = data.StructLayout({"start": signed(_START_BITS), "rise": signed(_RISE_BITS)})
 NOISE_BITS = _START_BITS + NOISE_MANTISSA_BITS + NOISE_LEFT
@@ -37,6 +32,8 @@ class Noise(Block):
     Parameters
     ----------
     vocab_bits : int
+    jumps : bool
+        With the ports `jump` and `jump_id`.
 
     Members
     -------
@@ -47,6 +44,10 @@ class Noise(Block):
     position : In(20)
     take : In(1)
         The noise shown was used. Not in the `LEAD` cycles after `restart`.
+    jump : In(1)
+        Moves on like `take` (not with it), and takes in `jump_id` instead of the next id: its noise
+        is shown when `LEAD` - 1 further ids have been taken in.
+    jump_id : In(vocab_bits)
     value : Out(signed(54))
         `GUARD_BITS` more fraction bits than the logits.
 
@@ -57,17 +58,18 @@ class Noise(Block):
 
     LEAD = Threefry.LATENCY + 8
 
-    def __init__(self, *, vocab_bits: int) -> None:
-        self._vocab_bits = vocab_bits
+    def __init__(self, *, vocab_bits: int, jumps: bool = False) -> None:
+        self._vocab_bits, self._jumps = vocab_bits, jumps
         super().__init__(
             {
                 "restart": In(1),
                 "sampling": In(SAMPLING.size),
                 "position": In(20),
                 "take": In(1),
+                **({"jump": In(1), "jump_id": In(vocab_bits)} if jumps else {}),
                 "value": Out(signed(NOISE_BITS)),
             },
-            params=(vocab_bits,),
+            params=(vocab_bits, jumps),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -76,9 +78,12 @@ class Noise(Block):
         left = Signal(range(self.LEAD + 1))
         index = Signal(self._vocab_bits, reset_less=True)
         active, step = Signal(), Signal()
+        counter = Signal(self._vocab_bits)
+        moves = (left != 0) | self.take
         m.d.comb += [
             active.eq(sampling.mantissa != 0),
-            step.eq(active & ((left != 0) | self.take)),
+            step.eq(active & (moves | self.jump if self._jumps else moves)),
+            counter.eq(Mux(self.jump, self.jump_id, index) if self._jumps else index),
         ]
         with m.If(self.restart):
             m.d.sync += [left.eq(self.LEAD), index.eq(0)]
@@ -90,7 +95,7 @@ class Noise(Block):
         m.d.comb += [
             threefry.step.eq(step),
             threefry.seed.eq(sampling.seed),
-            threefry.in_low.eq(index),
+            threefry.in_low.eq(counter),
             threefry.in_high.eq(self.position),
         ]
 

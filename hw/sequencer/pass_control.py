@@ -30,6 +30,8 @@ class PassControl(Block):
     req_valid : In, req_ready : Out, req_tokens, req_new, req_slot, req_eos, req_eos_used : In
         A request: prompt length, most new tokens, slot, end-of-text ids and which of them count.
     req_sampling : In, the request's seed and temperature; sampling : Out, the same during it
+    begins : Out(1), strobe, a request is taken; next_valid, next_token : Out, its tokens in order,
+        the prompt's and those sampled, each before the pass that it is part of
     prompt_valid : In, prompt_ready : Out, prompt_token : In, the prompt
     out_valid, out_token, out_last : Out, sampled tokens, one cycle each
     failed : Out(1), strobe: no page was free, the context is full, the memory failed, or `cancel`;
@@ -76,6 +78,9 @@ class PassControl(Block):
                 "req_eos": In(32 * EOS_IDS),
                 "req_eos_used": In(EOS_IDS),
                 "req_sampling": In(SAMPLING.size),
+                "begins": Out(1),
+                "next_valid": Out(1),
+                "next_token": Out(vocab_bits),
                 "prompt_valid": In(1),
                 "prompt_ready": Out(1),
                 "prompt_token": In(32),
@@ -146,10 +151,11 @@ class PassControl(Block):
         fetched = Mux(decoding, token, self.prompt_token)
         free = ~self.fetch_valid | self.fetch_ready
         have = decoding | self.prompt_valid
+        m.d.comb += self.next_token.eq(fetched)
         with m.If(self.fetch_ready):
             m.d.sync += self.fetch_valid.eq(0)
         with m.If((to_fetch != 0) & free & have & ~self.halt):
-            m.d.comb += self.prompt_ready.eq(~decoding)
+            m.d.comb += [self.prompt_ready.eq(~decoding), self.next_valid.eq(1)]
             m.d.sync += [
                 self.fetch_valid.eq(1),
                 self.fetch_channel.eq(fetched[:column_bits] if column_bits else 0),
@@ -167,6 +173,7 @@ class PassControl(Block):
             with m.State("idle"):
                 m.d.comb += self.req_ready.eq(1)
                 with m.If(self.req_valid):
+                    m.d.comb += self.begins.eq(1)
                     m.d.sync += [
                         slot.eq(self.req_slot),
                         eos.eq(self.req_eos),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from amaranth.hdl import signed
 from amaranth.lib import data
 
-__all__ = ["MODEL", "Select"]
+__all__ = ["BIAS", "MODEL", "Select", "bias_word"]
 
 MODEL = data.StructLayout(
     {
@@ -38,3 +39,14 @@ class Select:
     TAPE = 7
     REGISTERS = 8
     CODEBOOK = 9
+    BIASES = 10
+    """A request's, between requests: entry `cfg_addr` of `LogitRules`' table, in `BIAS`."""
+
+
+_BIAS_VALUE_BITS = 32
+BIAS = data.StructLayout({"value": signed(_BIAS_VALUE_BITS), "id": 32})
+
+
+def bias_word(token: int, bias: int) -> int:
+    """An entry of the table of biases as a configuration write takes it."""
+    return token << _BIAS_VALUE_BITS | bias & (1 << _BIAS_VALUE_BITS) - 1

@@ -18,6 +18,8 @@ from amaranth.hdl import (
     Elaboratable,
     EnableInserter,
     Instance,
+    Module,
+    ResetInserter,
     ResetSignal,
     Signal,
     Value,
@@ -87,20 +89,33 @@ class _Placed(Elaboratable):
     def __init__(self, block: Block, en: Value | None, reset: Value | None) -> None:
         self._block, self._en, self._reset = block, en, reset
 
-    def elaborate(self, platform: object) -> Instance:
+    def elaborate(self, platform: object) -> Elaboratable:
         block = self._block
+        if block.belt and self._en is None:
+            raise ValueError(f"{block.module_name} is a belt block: say which enable drives it")
         library = _current.get()
-        if library is not None:
-            library.add(block)
+        if library is None:
+            return self._in_place()
+        library.add(block)
         reset = ResetSignal() if self._reset is None else self._reset
         ports: dict[str, Any] = {"i_clk": ClockSignal(), "i_rst": reset}
         if block.belt:
-            if self._en is None:
-                raise ValueError(f"{block.module_name} is a belt block: say which enable drives it")
             ports["i_en"] = self._en
         for name, (value, flow) in block.flat_ports().items():
             ports[("i_" if flow is wiring.In else "o_") + name] = value
         return Instance(block.module_name, **ports)
+
+    def _in_place(self) -> Elaboratable:
+        """The block itself, for Amaranth's own simulator, which knows no instances."""
+        design: Any = self._block
+        if self._reset is not None:
+            design = ResetInserter({"sync": self._reset})(design)
+        m = Module()
+        if self._block.belt:
+            m.d.comb += self._block.en.eq(self._en)
+            design = EnableInserter({"sync": self._block.en})(design)
+        m.submodules.block = design
+        return m
 
 
 def instance(block: Block, *, en: Value | None = None, reset: Value | None = None) -> Elaboratable:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.host.command_line import call, failed, run_golden, write_model
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.commands import generate as generate_module
+from tokenloom.host import verilog_folder
 from tokenloom.host.commands.schedule import prompt_length, trace_events
 from tokenloom.host.device import open_device
 from tokenloom.host.prepare import prepare, prompt_ids
@@ -361,4 +361,4 @@ def test_generate_into_a_file(monkeypatch, capsys, tmp_path, model, fake_verilog
     out = tmp_path / "file" / "out"
     args = ["generate", "--model", model, "--board", "mini", "--out", out]
     assert "cannot be written" in failed(monkeypatch, capsys, *args)
-    assert generate_module._listed(out) == []
+    assert verilog_folder._listed(out) == []

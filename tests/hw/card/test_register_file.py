@@ -206,7 +206,7 @@ def test_unsound_tables(other, message):
 
 def test_pack_and_unpack():
     shape = by_name()["SHAPE"]
-    fields = {"columns": 32, "rows": 8, "port_bytes": 64}
+    fields = {"columns": 32, "rows": 8, "port_bytes": 64, "candidates": 3}
     assert shape.unpack(shape.pack(**fields)) == fields
     with pytest.raises(ValueError, match="SHAPE.rows is 64; allowed: 0 to 63"):
         shape.pack(rows=64)

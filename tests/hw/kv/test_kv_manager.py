@@ -1,145 +1,320 @@
-"""The KV manager against a Python model: random passes and releases, exhaustion, reuse."""
+"""The KV manager against a Python model: every operation's answer, effect and duration."""
 
 import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
+from tests.deep import DEEP, deep
+from tests.hw.kv.kv_model import KvModel
 from tests.hw.memory.test_tape_reader import begin, configured
-from tokenloom.hw.kv.kv_manager import KvManager
+from tokenloom.hw.kv.eviction_policy import MASS_MAX, Weights
+from tokenloom.hw.kv.kv_manager import Answer, KvManager
 from tokenloom.sim.bench import run_block
 
+OPERATIONS = {
+    "begin": ("slot", "pos0", "rows", "window"),
+    "fork": ("slot", "to", "tokens"),
+    "release": ("slot",),
+    "evict": ("slot", "all"),
+}
+WEIGHTS = ("recency", "frequency", "mass")
 INPUTS = (
-    "begin_valid begin_slot begin_pos0 begin_rows release_valid release_slot "
-    "lookup_slot lookup_index"
-).split()
+    [f"{name}_valid" for name in OPERATIONS]
+    + [f"{name}_{field}" for name, fields in OPERATIONS.items() for field in fields]
+    + [f"weight_{name}" for name in WEIGHTS]
+    + "copy_ready lookup_slot lookup_index tick use_valid use_page use_mass sinks".split()
+)
 
 
-async def finish(dut, ready):
-    """Waits for the request to be taken and answered; returns `full`."""
-    for _ in range(5):
+class Bench:
+    """One manager, its model, and the traffic beside the operations."""
+
+    def __init__(self, dut, given, random):
+        self.dut, self.random = dut, random
+        tokens, positions = given["page_tokens"], given["positions"]
+        self.per_sequence = -(-positions // tokens)
+        self.model = KvModel(
+            slots=given["slots"],
+            pages=given["pages"],
+            positions=positions,
+            page_tokens=tokens,
+            slot_pages=given.get("slot_pages", self.per_sequence),
+        )
+        self.lengths = [0] * given["slots"]
+        self.windows = [0] * given["slots"]
+        self.copies, self.copy_cycles = [], 0
+        self.quiet_slot, self.may_tick = None, True
+        self.weights, self.sinks = Weights(0, 0, 0), 0
+
+    async def cycle(self):
+        """One clock cycle, with uses, ticks and copies of its own."""
+        dut, random, model = self.dut, self.random, self.model
+        if dut.use_valid.value == 0 and random.random() < 0.3:
+            known = [
+                page
+                for slot, s in enumerate(model.sequences)
+                if s and slot != self.quiet_slot
+                for page in s.pages.values()
+            ]
+            if known:
+                dut.use_valid.value = 1
+                dut.use_page.value = random.choice(known)
+                dut.use_mass.value = random.choice([0, 1, random.randrange(4000), MASS_MAX])
+        dut.tick.value = self.may_tick and random.random() < 0.05
+        dut.copy_ready.value = random.random() < 0.4
         await RisingEdge(dut.clk)
-        taken = ready.value == 1
+        if dut.tick.value == 1:
+            for state in model.uses.values():
+                state.tick()
+        if dut.copy_valid.value == 1:
+            self.copy_cycles += 1
+            ports = (dut.copy_old, dut.copy_new, dut.copy_tokens)
+            copy = tuple(int(port.value) for port in ports)
+            if self.copy_cycles > 1:
+                assert copy == self.copies[-1], "a copy request changed while it waited"
+            else:
+                self.copies.append(copy)
+        used = dut.use_valid.value == 1 and dut.use_ready.value == 1
+        if used:
+            model.uses[int(dut.use_page.value)].use(int(dut.use_mass.value))
+        taken = {
+            name: getattr(dut, f"{name}_valid").value == 1
+            and getattr(dut, f"{name}_ready").value == 1
+            for name in OPERATIONS
+        }
         await FallingEdge(dut.clk)
-        if taken:
-            break
-    assert taken
-    dut.begin_valid.value = 0
-    dut.release_valid.value = 0
-    for _ in range(2000):
-        if dut.done.value == 1:
-            full = int(dut.full.value)
-            await FallingEdge(dut.clk)
-            assert dut.done.value == 0, "done is one cycle"
-            return full
-        await FallingEdge(dut.clk)
-    raise AssertionError("no answer")
+        if used:
+            dut.use_valid.value = 0
+        return [name for name, yes in taken.items() if yes]
 
+    async def operate(self, name, *values):
+        """Plays an operation on model and hardware; returns the model's result."""
+        dut, model = self.dut, self.model
+        # No use of a page that is about to change hands.
+        self.quiet_slot, self.may_tick = values[0], name != "begin"
+        while dut.use_valid.value == 1:
+            await self.cycle()
+        getattr(dut, f"{name}_valid").value = 1
+        for field, value in zip(OPERATIONS[name], values, strict=True):
+            getattr(dut, f"{name}_{field}").value = value
+        assert await self.cycle() == [name], f"{name} was not taken at once"
+        getattr(dut, f"{name}_valid").value = 0
+        if name == "evict":
+            expected = model.evict(None if values[1] else values[0], self.weights, self.sinks)
+        else:
+            expected = getattr(model, name)(*values)
+        self.copies, self.copy_cycles = [], 0
+        cycles = 1
+        while dut.done.value == 0:
+            # Nothing else is taken meanwhile.
+            for other in OPERATIONS:
+                assert getattr(dut, f"{other}_ready").value == 0
+            await self.cycle()
+            cycles += 1
+            assert cycles < 10000, "no answer"
+        what = f"{name}{values}"
+        assert Answer(int(dut.answer.value)) == expected.answer, what
+        assert int(dut.full.value) == (expected.answer != Answer.DONE), what
+        assert cycles == expected.cycles + self.copy_cycles, what
+        if expected.victim:
+            ports = (dut.victim_slot, dut.victim_index, dut.victim_page)
+            assert tuple(int(port.value) for port in ports) == expected.victim, what
+        found = await self.lookups(model.unknown)
+        assert None not in found.values(), what
+        names = {-i - 1: page for i, page in enumerate(found.values())}
+        assert self.copies == [(o, names[n], t) for o, n, t in expected.copies], what
+        model.learn(found)
+        self.quiet_slot, self.may_tick = None, True
+        return expected
 
-async def start_pass(dut, slot, pos0, rows):
-    dut.begin_valid.value = 1
-    dut.begin_slot.value, dut.begin_pos0.value, dut.begin_rows.value = slot, pos0, rows
-    return await finish(dut, dut.begin_ready)
+    async def lookups(self, wanted):
+        """Pages by (slot, logical page), or None; one look-up per cycle."""
+        dut, found = self.dut, {}
+        for slot, index in wanted:
+            dut.lookup_slot.value, dut.lookup_index.value = slot, index
+            await self.cycle()
+            found[slot, index] = int(dut.lookup_page.value) if dut.lookup_found.value == 1 else None
+        return found
 
+    async def check(self, slots):
+        """What every look-up of these slots finds, and how many pages are free."""
+        wanted = [(slot, i) for slot in slots for i in range(self.per_sequence)]
+        found = await self.lookups(wanted)
+        for (slot, i), page in found.items():
+            sequence = self.model.sequences[slot]
+            assert page == (sequence.pages.get(i) if sequence else None), (slot, i)
+        assert int(self.dut.free_pages.value) == self.model.free()
 
-async def release(dut, slot):
-    dut.release_valid.value = 1
-    dut.release_slot.value = slot
-    assert await finish(dut, dut.release_ready) == 0
+    def weigh(self):
+        """New weights and sinks for the next evict."""
+        random = self.random
+        self.weights = Weights(
+            *random.choice([(1, 0, 0), (0, 1, 0), (0, 0, 1), (255, 255, 255)])
+            if random.random() < 0.4
+            else [random.randrange(256) for _ in range(3)]
+        )
+        self.sinks = random.choice([0, 0, 1, 2])
+        for name in WEIGHTS:
+            getattr(self.dut, f"weight_{name}").value = getattr(self.weights, name)
+        self.dut.sinks.value = self.sinks
 
-
-async def lookup(dut, slot, index):
-    dut.lookup_slot.value, dut.lookup_index.value = slot, index
-    await FallingEdge(dut.clk)
-    return int(dut.lookup_page.value) if dut.lookup_found.value == 1 else None
-
-
-async def check_pages(dut, given, held):
-    """No page has two owners and every slot has as many as the model says."""
-    per_slot = -(-given["positions"] // given["page_tokens"])
-    owned = []
-    for slot in range(given["slots"]):
-        found = [await lookup(dut, slot, i) for i in range(per_slot)]
-        assert [p is not None for p in found] == [i < held[slot] for i in range(per_slot)]
-        owned += [p for p in found if p is not None]
-    assert len(set(owned)) == len(owned)
-    assert all(p < given["pages"] for p in owned)
-    assert int(dut.free_pages.value) == given["pages"] - len(owned)
+    def draw(self):
+        """A likely operation and its values."""
+        random, model, lengths = self.random, self.model, self.lengths
+        slot = random.randrange(model.slots)
+        kind = random.random()
+        if kind < 0.1:
+            return "release", (slot,)
+        if kind < 0.25:
+            empty = [s for s in range(model.slots) if model.sequences[s] is None]
+            to = random.choice(empty) if empty and random.random() < 0.9 else slot
+            tokens = random.choice(
+                [model.positions, lengths[slot], random.randrange(1, 1 + model.positions)]
+            )
+            return "fork", (slot, to, tokens)
+        if kind < 0.45:
+            self.weigh()
+            return "evict", (slot, int(random.random() < 0.4))
+        if model.sequences[slot] is None:
+            window = random.randrange(1, model.positions)
+            self.windows[slot] = window if random.random() < 0.3 else 0
+        pos0 = lengths[slot]
+        if random.random() < 0.15:
+            pos0 = random.randrange(model.positions + 1)
+        elif random.random() < 0.15:
+            pos0 = max(0, pos0 - random.randrange(2 * model.page_tokens))
+        rows = random.choice([1, 1, model.page_tokens, random.randrange(1, model.positions + 1)])
+        rows = min(rows, model.positions)
+        return "begin", (slot, pos0, rows, self.windows[slot])
 
 
 @cocotb.test()
-async def random_passes(dut):
+async def random_operations(dut):
     given, random, _ = configured()
-    tokens, positions = given["page_tokens"], given["positions"]
     await begin(dut, INPUTS)
-    held = [0] * given["slots"]
-    length = [0] * given["slots"]
-    refusals = releases = 0
-    for _ in range(400):
-        slot = random.randrange(given["slots"])
-        if random.random() < 0.12:
-            await release(dut, slot)
-            held[slot] = length[slot] = 0
-            releases += 1
-        else:
-            rows = random.choice([1, 1, tokens, random.randrange(1, positions + 1)])
-            pos0 = min(length[slot], positions)
-            need = -(-(pos0 + rows) // tokens)
-            missing = max(0, need - held[slot])
-            free = given["pages"] - sum(held)
-            wrong = pos0 + rows > positions or missing > free
-            before = [await lookup(dut, slot, i) for i in range(held[slot])]
-            assert await start_pass(dut, slot, pos0, rows) == int(wrong)
-            refusals += wrong
-            if not wrong:
-                held[slot] += missing
-                length[slot] = pos0 + rows
-            assert before == [await lookup(dut, slot, i) for i in range(len(before))]
-        await check_pages(dut, given, held)
-    assert refusals > 10
-    assert releases > 10
+    bench = Bench(dut, given, random)
+    model = bench.model
+    seen, copies = {}, 0
+    for turn in range(given["turns"]):
+        name, values = bench.draw()
+        result = await bench.operate(name, *values)
+        if result.answer == Answer.DONE:
+            if name == "begin":
+                bench.lengths[values[0]] = values[1] + values[2]
+            elif name == "fork":
+                bench.lengths[values[1]] = min(bench.lengths[values[0]], values[2])
+                bench.windows[values[1]] = bench.windows[values[0]]
+            elif name == "release":
+                bench.lengths[values[0]] = 0
+        seen[name, result.answer] = seen.get((name, result.answer), 0) + 1
+        copies += len(result.copies)
+        everything = turn % 8 == 0 or turn + 1 == given["turns"]
+        await bench.check(
+            range(model.slots) if everything else sorted({*values[:2]} & {*range(model.slots)})
+        )
+        for _ in range(random.choice([0, 0, 3])):
+            await bench.cycle()
+    print({f"{name} {Answer(a).name}": n for (name, a), n in sorted(seen.items())}, copies)
+    wanted = [
+        ("begin", Answer.DONE), ("begin", Answer.NO_PAGE), ("begin", Answer.TOO_LONG),
+        ("begin", Answer.GONE), ("fork", Answer.DONE), ("fork", Answer.IN_USE),
+        ("release", Answer.DONE), ("evict", Answer.DONE), ("evict", Answer.NO_VICTIM),
+    ]  # fmt: skip
+    assert min(seen.get(key, 0) for key in wanted) > given["turns"] // 200
+    assert copies > given["turns"] // 200
 
 
 @cocotb.test()
 async def exhaustion_and_reuse(dut):
-    given, _, _ = configured()
-    tokens, pages = given["page_tokens"], given["pages"]
+    given, random, _ = configured()
     await begin(dut, INPUTS)
-    per_slot = given["positions"] // tokens
+    bench = Bench(dut, given, random)
+    model = bench.model
+    tokens, pages = model.page_tokens, model.pages
     for turn in range(3):
         used = 0
-        held = [0] * given["slots"]
-        for slot in range(given["slots"]):
-            want = min(per_slot, pages - used)
-            if want < per_slot:
+        for slot in range(model.slots):
+            want = min(model.slot_pages, pages - used)
+            if want < model.slot_pages:
                 # One page too many: nothing is taken.
-                assert await start_pass(dut, slot, 0, (want + 1) * tokens) == 1
-                await check_pages(dut, given, held)
+                refused = await bench.operate("begin", slot, 0, (want + 1) * tokens, 0)
+                assert refused.answer == Answer.NO_PAGE
+                await bench.check(range(model.slots))
             if want:
-                assert await start_pass(dut, slot, 0, want * tokens) == 0
-            held[slot] = want
+                await bench.operate("begin", slot, 0, want * tokens, 0)
             used += want
         assert int(dut.free_pages.value) == 0, f"turn {turn}"
-        await check_pages(dut, given, held)
+        await bench.check(range(model.slots))
         # A pass within the pages that are held needs none.
-        assert await start_pass(dut, 0, 1, 1) == 0
-        for slot in range(given["slots"]):
-            await release(dut, slot)
+        assert (await bench.operate("begin", 0, 1, 1, 0)).answer == Answer.DONE
+        for slot in range(model.slots):
+            await bench.operate("release", slot)
         assert int(dut.free_pages.value) == pages
 
 
+@cocotb.test()
+async def order_of_operations(dut):
+    """Offered together, release goes first, then begin, fork and evict; each waits for the last."""
+    given, random, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, random)
+    for name in OPERATIONS:
+        getattr(dut, f"{name}_valid").value = 1
+    dut.begin_rows.value = 1
+    dut.fork_to.value = 1
+    order, done = [], 0
+    while done < 4:
+        for name in await bench.cycle():
+            order.append(name)
+            getattr(dut, f"{name}_valid").value = 0
+        done += dut.done.value == 1
+        assert len(order) - 1 <= done <= len(order)
+    assert order == ["release", "begin", "fork", "evict"]
+
+
+def bench(**given):
+    return given
+
+
+BENCHES = [
+    bench(slots=4, pages=14, positions=128, page_tokens=16, turns=700),
+    bench(slots=3, pages=7, positions=90, page_tokens=8, slot_pages=5, stamp_bits=10, turns=700),
+]
+
+
 @pytest.mark.parametrize(
-    "bench",
+    "given",
     [
-        {"slots": 4, "pages": 20, "positions": 256, "page_tokens": 32},
-        {"slots": 3, "pages": 7, "positions": 500, "page_tokens": 96},
+        *BENCHES,
+        deep(bench(slots=2, pages=4, positions=8, page_tokens=2, turns=30000)),
+        deep(bench(slots=8, pages=40, positions=1024, page_tokens=64, turns=30000)),
+        deep(bench(slots=5, pages=1, positions=300, page_tokens=256, turns=3000)),
     ],
 )
-def test_kv_manager(bench):
-    run_block(KvManager(**bench), "tests.hw.kv.test_kv_manager", parameters=bench)
+def test_kv_manager(given):
+    turns = given["turns"] * (40 if DEEP and given in BENCHES else 1)
+    parameters = {name: value for name, value in given.items() if name != "turns"}
+    run_block(
+        KvManager(**parameters),
+        "tests.hw.kv.test_kv_manager",
+        parameters={**given, "turns": turns},
+    )
 
 
-@pytest.mark.parametrize("name", ["slots", "pages", "positions", "page_tokens"])
-def test_refusals(name):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("slots", 0),
+        ("pages", 0),
+        ("pages", 65537),
+        ("positions", 0),
+        ("page_tokens", 48),
+        ("page_tokens", 512),
+        ("slot_pages", 9),
+        ("stamp_bits", 9),
+    ],
+)
+def test_refusals(name, value):
     good = {"slots": 4, "pages": 20, "positions": 256, "page_tokens": 32}
-    with pytest.raises(ValueError, match=name):
-        KvManager(**{**good, name: 0})
+    with pytest.raises(ValueError, match=f"{name} .*{value}"):
+        KvManager(**{**good, name: value})

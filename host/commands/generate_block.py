@@ -1,0 +1,66 @@
+"""`tokenloom generate --block`: writes one block of the catalog, to be used alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenloom.host import progress
+
+__all__ = ["generate_block"]
+
+
+def generate_block(*, name: str, overrides: Sequence[str], out: Path) -> dict[str, Any]:
+    """Write a block's Verilog, and its page with port table, timing and a simulated wave.
+
+    Parameters
+    ----------
+    name : str
+        Of the catalog.
+    overrides : sequence of str
+        The block's parameters, as ``key=value``.
+    out : Path
+        The folder: ``*.v`` (the top is the block's module), ``NAME.md``, ``NAME.svg`` and
+        ``NAME.json``, the wave for other tools.
+
+    Returns
+    -------
+    dict
+        Block, parameters, module, and each module's size in bytes.
+
+    Raises
+    ------
+    TokenloomError
+        If there is no such block, a parameter is wrong, or the folder is another generator's.
+    """
+    from tokenloom.host.verilog_folder import refuse_strangers, write_folder
+    from tokenloom.hw.catalog.catalog import block_spec
+    from tokenloom.hw.verilog.block import emit
+
+    refuse_strangers(out)
+    spec = block_spec(name)
+    arguments = spec.arguments(overrides)
+    block = spec.made(arguments)
+    with progress.step("generate Verilog"):
+        texts = emit(block)
+    with progress.step("simulate a wave"):
+        extra = documents(name, overrides)
+    result = {"block": name, "parameters": arguments, "module": block.module_name}
+    return write_folder(out, texts, result, extra)
+
+
+def documents(name: str, overrides: Sequence[str] = (), resources: str = "") -> dict[str, str]:
+    """A block's page and wave: file name -> text."""
+    from tokenloom.hw.catalog.catalog import block_spec
+    from tokenloom.hw.catalog.page import page
+    from tokenloom.hw.catalog.wave import draw, wavedrom_source
+
+    spec = block_spec(name)
+    arguments = spec.arguments(overrides)
+    source = wavedrom_source(spec, arguments)
+    return {
+        f"{name}.md": page(spec, arguments, resources),
+        f"{name}.json": source + "\n",
+        f"{name}.svg": draw(source),
+    }

@@ -1,0 +1,1 @@
+"""Blocks that are worth using alone: one module with a `SPEC` each."""

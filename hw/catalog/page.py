@@ -1,0 +1,77 @@
+"""A block's page: formula, parameters, ports, timing and how it was verified, as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenloom.hw.catalog.ports import port_table
+from tokenloom.hw.catalog.spec import BlockSpec
+
+__all__ = ["page"]
+
+
+def page(spec: BlockSpec, arguments: dict[str, Any], resources: str = "") -> str:
+    """Markdown of the block with these parameters; the wave is in the file ``NAME.svg`` beside it.
+
+    Parameters
+    ----------
+    spec : BlockSpec
+    arguments : dict
+        From `BlockSpec.arguments`.
+    resources : str
+        Markdown of the section Resources; left out where empty.
+    """
+    block = spec.made(arguments)
+    command = f"tokenloom generate --block {spec.name} --out build/{spec.name}"
+    parameters = _table(
+        ("parameter", "value", "default", "allowed", "what"),
+        [
+            (f"`{one.name}`", arguments[one.name], one.default, one.allowed, one.doc)
+            for one in spec.parameters
+        ],
+    )
+    ports = _table(
+        ("port", "direction", "bits", "what"),
+        [(f"`{one.name}`", one.direction, one.bits, one.text) for one in port_table(block)],
+    )
+    times = _table(
+        ("what", "formula", "cycles here", "the field quotes"),
+        [
+            (one.what, one.formula, "" if one.cycles is None else f"{one.cycles:,}", one.quoted)
+            for one in spec.timing(**arguments)
+        ],
+    )
+    kind = (
+        "A belt block: nothing waits; with `en` low nothing changes."
+        if block.belt
+        else "An elastic block: streams with valid and ready, no common enable."
+    )
+    parts = [
+        f"# {spec.title}",
+        f"Written by `{command}` from `hw/catalog/{spec.name}.py`; do not edit it.",
+        spec.summary,
+        f"The module is `{block.module_name}`. {kind}",
+        "## What it computes",
+        spec.formula,
+        "## Parameters",
+        parameters if spec.parameters else "None.",
+        "## Timing",
+        "In cycles of `clk`, *derived* from the block's own constants; the tests count the same.",
+        times,
+        "## Wave",
+        "*Simulated*: values before each rising edge; wide values show their last digits.",
+        f"![wave]({spec.name}.svg)",
+        "## Ports",
+        ports,
+        *(("## Resources", resources) if resources else ()),
+        "## Verified",
+        spec.verified,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

@@ -1,0 +1,126 @@
+"""`make verify`: every test file with its deep cases, resumable.
+
+Each file runs in a process of its own, several at a time. What has passed with the sources as they
+are is kept in build/verify and not run again, so an interrupted run goes on where it was.
+
+    python scripts/verify.py [--again] [--jobs N] [FILE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "build" / "verify"
+# These decide what a test does; documents and build folders do not.
+SUFFIXES = {".py", ".cpp", ".hpp", ".toml", ".json", ".safetensors"}
+TOLD = 40  # lines of a failed file's output
+COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of one test file."""
+
+    file: str
+    passed: int
+    skipped: int
+    failed: int
+    seconds: float
+
+
+def digest() -> str:
+    """Digest of all that git tracks or would track, but documents."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    whole = hashlib.sha256()
+    for name in sorted(listed):
+        path = ROOT / name
+        if path.suffix in SUFFIXES and path.is_file():
+            whole.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()[:16]
+
+
+def run(file: str, folder: Path) -> tuple[Result, str]:
+    """Run a file, unless its result is kept; the output is empty if it is."""
+    kept = folder / f"{file.replace('/', '.')}.json"
+    if kept.exists():
+        return Result(**json.loads(kept.read_text())), ""
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
+        cwd=ROOT, env={**os.environ, "TOKENLOOM_DEEP": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    counts = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
+    for number, what in COUNT.findall(done.stdout.splitlines()[-1] if done.stdout else ""):
+        counts[what] = int(number)
+    failed = counts["failed"] + counts["error"]
+    if done.returncode not in (0, 5) and not failed:  # 5: no test for this machine
+        failed = 1
+    result = Result(
+        file=file,
+        passed=counts["passed"],
+        skipped=counts["skipped"],
+        failed=failed,
+        seconds=round(time.monotonic() - start, 1),
+    )
+    if not failed:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(result)))
+        temporary.replace(kept)
+    return result, done.stdout
+
+
+def main() -> int:
+    """Run all files and say what became of them; 1 if one failed."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    options.add_argument("files", nargs="*", help="test files; all if none is named")
+    options.add_argument("--again", action="store_true", help="run what has passed as well")
+    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    given = options.parse_args()
+    files = given.files or sorted(
+        str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")
+    )
+    folder = KEPT / digest()
+    if given.again:
+        for path in folder.glob("*.json"):
+            path.unlink()
+    results: list[Result] = []
+    start = time.monotonic()
+    with ThreadPoolExecutor(given.jobs) as pool:
+        jobs = [pool.submit(run, file, folder) for file in files]
+        for number, job in enumerate(as_completed(jobs), 1):
+            result, output = job.result()
+            results.append(result)
+            state = "FAILED" if result.failed else "passed" if output else "kept  "
+            print(
+                f"[{number}/{len(files)}, {time.monotonic() - start:.0f} s] {state} "
+                f"{result.file}: {result.passed} passed, {result.skipped} skipped, "
+                f"{result.seconds} s",
+                flush=True,
+            )
+            if result.failed:
+                print("\n".join(output.splitlines()[-TOLD:]))
+                print(f"repeat with: TOKENLOOM_DEEP=1 python -m pytest {result.file}", flush=True)
+    passed = sum(result.passed for result in results)
+    failed = sum(result.failed for result in results)
+    print(f"{passed} passed, {failed} failed, {sum(r.skipped for r in results)} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""Mutants of a block against its own bench.
+
+Yosys lists single faults of the block (an input stuck, inverted, or inverted when another bit is
+set), and puts all of them into one netlist, where a plusarg chooses one. So a block is built once
+and every mutant is a run. A mutant that the bench does not notice is either equivalent to the block
+(Yosys proves that by induction, from reset on) or a gap in the bench.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cocotb_test.simulator import Verilator
+
+from tokenloom.compiler.errors import TokenloomError
+from tokenloom.hw.verilog.block import Block, emit
+from tokenloom.sim.bench import bench_folder
+from tokenloom.sim.toolchain import build_root
+from tokenloom.sim.yosys import yosys
+
+__all__ = ["Mutants", "mutate"]
+
+_PORT = "mutant"
+# The outputs never differ, from any state that one cycle of reset leaves.
+_SAT = (
+    "-verify -tempinduct -prove trigger 0 -set-init-undef -set-at 1 in_rst 1 -seq 1 -maxsteps 8 "
+    "-timeout 60"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutants:
+    """What became of a block's mutants.
+
+    Attributes
+    ----------
+    killed : int
+    equivalent, survived : list of str
+        As Yosys names them.
+    """
+
+    killed: int
+    equivalent: list[str]
+    survived: list[str]
+
+    @property
+    def share(self) -> float:
+        """Killed ones of those that are not equivalent."""
+        return self.killed / max(1, self.killed + len(self.survived))
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.killed} killed, {len(self.survived)} survived, "
+            f"{len(self.equivalent)} equivalent: {self.share:.1%}"
+        ]
+        return "\n".join([*lines, *(f"survived: {name}" for name in self.survived)])
+
+
+def mutate(
+    block: Block,
+    module: str,
+    *,
+    count: int,
+    seed: int = 1,
+    parameters: dict[str, Any] | None = None,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Mutants:
+    """Run the bench `module` on `count` mutants of a block.
+
+    Parameters
+    ----------
+    block : Block
+        Mutated with all blocks below it.
+    module : str
+        Dotted name of the bench.
+    count, seed : int
+        Of the faults that Yosys draws.
+    parameters : dict, optional
+        As `run_block` takes them.
+    told : callable
+        Gets the mutants done and their number.
+
+    Raises
+    ------
+    AssertionError
+        When the bench fails on the block without a fault.
+    """
+    top = block.module_name
+    texts = emit(block)
+    with tempfile.TemporaryDirectory(dir=_scratch()) as scratch:
+        folder = Path(scratch)
+        for name, text in texts.items():
+            (folder / f"{name}.v").write_text(text)
+        read = "".join(f"read_verilog {name}.v\n" for name in sorted(texts))
+        prepared = f"{read}hierarchy -top {top}\nproc\nflatten\nopt_clean -purge\n"
+        yosys(
+            f"{prepared}write_rtlil whole.il\nmutate -list {2 * count} -seed {seed} -o list.txt",
+            folder,
+        )
+        # What a memory holds at first is no logic.
+        listed = (folder / "list.txt").read_text().splitlines()
+        faults = [line for line in listed if "$meminit" not in line][:count]
+        width = len(faults).bit_length()
+        lines = [
+            f"mutate -ctrl {_PORT} {width} {number} {fault.removeprefix('mutate ')}"
+            for number, fault in enumerate(faults, 1)
+        ]
+        (folder / "mutate.ys").write_text("\n".join(lines) + "\n")
+        yosys(
+            f"read_rtlil whole.il\nscript mutate.ys\nrename {top} {top}_mutants\n"
+            f"write_verilog -noattr mutants.v",
+            folder,
+        )
+        chosen = {
+            f"{top}_mutants": (folder / "mutants.v").read_text(),
+            top: _chooser(block, width),
+        }
+        killed = _play(top, chosen, module, parameters, len(faults), told)
+        equivalent, survived = [], []
+        for number, fault in enumerate(faults, 1):
+            if number in killed:
+                continue
+            same = _equivalent(folder, top, fault)
+            (equivalent if same else survived).append(f"{number}: {fault}")
+    return Mutants(killed=len(killed), equivalent=equivalent, survived=survived)
+
+
+def _scratch() -> Path:
+    folder = build_root() / "mutation"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _chooser(block: Block, width: int) -> str:
+    """A module with the block's ports, in which +mutant=N chooses a fault; 0 is none."""
+    ports: list[tuple[str, int, bool]] = [("clk", 1, True), ("rst", 1, True)]
+    if block.belt:
+        ports.append(("en", 1, True))
+    for name, (value, flow) in block.flat_ports().items():
+        ports.append((name, len(value), flow.name == "In"))
+    declared = [
+        f"  {'input' if inward else 'output'} wire {f'[{bits - 1}:0] ' if bits > 1 else ''}{name}"
+        for name, bits, inward in ports
+    ]
+    connected = [f"    .{name}({name})" for name, _, _ in ports]
+    return "\n".join(
+        [f"module {block.module_name}(", ",\n".join(declared), ");",
+         f"  reg [{width - 1}:0] chosen;",
+         f'  initial if (!$value$plusargs("{_PORT}=%d", chosen)) chosen = 0;',
+         f"  {block.module_name}_mutants mutants (",
+         ",\n".join([*connected, f"    .{_PORT}(chosen)"]), "  );", "endmodule", ""]
+    )  # fmt: skip
+
+
+def _play(
+    top: str,
+    texts: dict[str, str],
+    module: str,
+    parameters: dict[str, Any] | None,
+    count: int,
+    told: Callable[[int, int], None],
+) -> set[int]:
+    """The mutants whose bench fails, hangs or crashes."""
+    # All faults together look like loops and overlapping cases; one alone is neither.
+    with bench_folder(top, texts, parameters, flags=["-Wno-fatal"]) as build:
+        simulator = Verilator(module=module, compile_only=True, **build)
+        simulator.run()
+        program = [str(Path(build["sim_build"]) / top)]
+        env = {**simulator.env, "TOKENLOOM_BENCH": build["extra_env"]["TOKENLOOM_BENCH"]}
+
+        def passes(number: int, seconds: float | None) -> bool:
+            with tempfile.TemporaryDirectory(dir=_scratch()) as scratch:
+                results = Path(scratch) / "results.xml"
+                try:
+                    subprocess.run(
+                        [*program, f"+{_PORT}={number}"],
+                        cwd=scratch, env={**env, "COCOTB_RESULTS_FILE": str(results)},
+                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                        timeout=seconds, check=False,
+                    )  # fmt: skip
+                except subprocess.TimeoutExpired:
+                    return False
+                if not results.exists():
+                    return False
+                root = ET.parse(results).getroot()
+                cases = list(root.iter("testcase"))
+                bad = [*root.iter("failure"), *root.iter("error")]
+                return bool(cases) and not bad
+
+        start = time.monotonic()
+        assert passes(0, None), f"{module} fails on {top} without a fault"
+        limit = 20 + 10 * (time.monotonic() - start)
+        killed = set()
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            numbers = range(1, count + 1)
+            fine = pool.map(lambda number: passes(number, limit), numbers)
+            for number, unnoticed in zip(numbers, fine, strict=True):
+                if not unnoticed:
+                    killed.add(number)
+                told(number, count)
+    return killed
+
+
+def _equivalent(folder: Path, top: str, fault: str) -> bool:
+    """Whether Yosys proves that block and mutant do the same from reset on."""
+    script = f"""
+read_rtlil whole.il
+rename {top} gold
+design -stash gold
+read_rtlil whole.il
+{fault}
+rename {top} gate
+design -stash gate
+design -copy-from gold -as gold gold
+design -copy-from gate -as gate gate
+miter -equiv -flatten -make_outputs -ignore_gold_x gold gate miter
+hierarchy -top miter
+memory_map
+opt -full
+async2sync
+sat {_SAT} miter
+"""
+    try:
+        yosys(script, folder)
+    except TokenloomError:
+        return False
+    return True
