@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenloom.compiler.errors import ModelError
+from tokenloom.hw.numbers.codebook import CODEBOOK
 
 __all__ = ["BLOCK", "CODEBOOKS", "LINEAR", "e8m0_scale", "from_table", "places", "quantised_blocks"]
 
 BLOCK = 32
 """Weights in one quantisation block, along the reduction axis."""
 
-LINEAR = tuple(range(16))
+LINEAR = CODEBOOK
 """The table of Q4_0 and Q4_1: a 4-bit code is itself; Q4_0's offset is a minimum of -8 scales."""
 
 CODEBOOKS: dict[str, tuple[int, ...]] = {

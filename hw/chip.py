@@ -397,7 +397,7 @@ class Chip(Block):
         m.d.sync += reset.eq(ResetSignal() | control.wipe)
         with m.If(control.req_valid & control.req_ready):
             m.d.sync += self.fault.eq(0)
-        with m.If(control.wipe & control.broken):
+        with m.If(control.blame & control.broken):
             m.d.sync += self.fault.eq(1)
             for c, channel in reversed(list(enumerate(channels))):
                 with m.If(channel.failed):

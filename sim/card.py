@@ -11,6 +11,7 @@ from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.driver import BusError
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.memory.axi import Response
+from tokenloom.sim.chip_device import PASS
 from tokenloom.sim.memory import IDEAL, Counters, MemoryProfile, broken_rule, memory_profile
 from tokenloom.sim.simulator import build
 
@@ -32,6 +33,8 @@ class CardTransport:
         Memory words of each channel.
     memory : str or MemoryProfile
     memory_seed : int
+    power_up : int, optional
+        As for `ChipDevice`.
 
     Raises
     ------
@@ -45,14 +48,17 @@ class CardTransport:
         words: int,
         memory: str | MemoryProfile = IDEAL,
         memory_seed: int = 1,
+        *,
+        power_up: int | None = None,
     ) -> None:
         self.hardware = hardware
         self._word = hardware.memory.port_bits // 8
         self._bytes = words * self._word
-        self._library = library = build(hardware, card=True)
+        self._library = library = build(hardware, card=True, power_up=power_up is not None)
         library.tl_new.restype = ctypes.c_void_p
-        library.tl_cycles.restype = ctypes.c_int64
-        self._chip = ctypes.c_void_p(library.tl_new())
+        for name in ("tl_cycles", "tl_passes", "tl_pending"):
+            getattr(library, name).restype = ctypes.c_int64
+        self._chip = ctypes.c_void_p(library.tl_new(power_up or 0))
         for channel in range(hardware.array.columns):
             self.load(channel, np.zeros(0, np.uint8))
         profile = memory_profile(memory) if isinstance(memory, str) else memory
@@ -90,6 +96,17 @@ class CardTransport:
         to = Counters()
         self._library.tl_counters(self._chip, channel, ctypes.byref(to))
         return to
+
+    def pending(self) -> int:
+        """Bursts that the memory has taken and not answered in full."""
+        columns = self.hardware.array.columns
+        return sum(self._library.tl_pending(self._chip, channel) for channel in range(columns))
+
+    def passes(self) -> npt.NDArray[np.void]:
+        """What the harness has counted in each pass so far, as `chip_device.PASS`."""
+        passes = np.zeros(self._library.tl_passes(self._chip, None), PASS)
+        self._library.tl_passes(self._chip, passes.ctypes.data_as(ctypes.c_void_p))
+        return passes
 
     @property
     def cycles(self) -> int:

@@ -29,9 +29,9 @@ from tokenloom.sim.memory import (
 from tokenloom.sim.request import GREEDY, Sampling, check_request, check_sampler
 from tokenloom.sim.simulator import build
 
-__all__ = ["ChipDevice", "Event", "Hold", "MemoryFault", "PassRecord"]
+__all__ = ["PASS", "ChipDevice", "Event", "Hold", "MemoryFault", "PassRecord"]
 
-_PASS = np.dtype(
+PASS = np.dtype(
     [(name, "<i4") for name in ("rows", "pos", "sample", "pad")]
     + [
         (name, "<i8")
@@ -47,6 +47,7 @@ _PASS = np.dtype(
         )  # fmt: skip
     ]
 )
+"""A pass as the harness hands it over, see `PassRecord`."""
 _EVENT = np.dtype(
     [("pass", "<i4"), ("unit", "<i4"), ("finished", "<i4"), ("pad", "<i4"), ("cycle", "<i8")]
 )
@@ -140,13 +141,17 @@ class ChipDevice:
         Of everything about it that is left to chance.
     taps : bool
         Simulate the chip that shows every operation's output.
-    dirty : bool
-        Begin with noise in the chip's memories and in the channels behind the weights.
+    power_up : int, optional
+        Seed, from 1 on, of the noise with which the chip's registers and memories begin, and the
+        channels behind the weights; without, with zeros.
+    soon : bool
+        With a simulator that is soon built and slow.
 
     Raises
     ------
     TokenloomError
-        When the model does not fit the hardware or the simulator cannot be built.
+        When the model does not fit the hardware, the seed is out of range, or the simulator
+        cannot be built.
     """
 
     name = "verilator"
@@ -161,21 +166,25 @@ class ChipDevice:
         memory_seed: int = 1,
         *,
         taps: bool = False,
-        dirty: bool = False,
+        power_up: int | None = None,
+        soon: bool = False,
     ) -> None:
         self._profile = memory_profile(memory) if isinstance(memory, str) else memory
         self._memory_seed = memory_seed
-        self.hardware, self._dirty = hardware, dirty
+        if power_up is not None and not 0 < power_up < 2**31:
+            raise TokenloomError(f"power_up is {power_up}; allowed: 1 to {2**31 - 1}")
+        self.hardware, self._power_up = hardware, power_up
         step("lay out the weights")
         self._lay_out(model)
-        library = build(hardware, step, taps=taps, dirty=dirty)
+        library = build(hardware, step, taps=taps, power_up=power_up is not None, soon=soon)
         library.tl_new.restype = ctypes.c_void_p
-        for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits", "tl_taps"):
+        library.tl_power_up.restype = ctypes.c_uint64
+        for name in ("tl_cycles", "tl_passes", "tl_events", "tl_logits", "tl_taps", "tl_pending"):
             getattr(library, name).restype = ctypes.c_int64
         self._library = library
         self._abandoned = False  # the chip is in the midst of a request that nobody listens to
         step("load the model")
-        self._chip = ctypes.c_void_p(library.tl_new())
+        self._chip = ctypes.c_void_p(library.tl_new(power_up or 0))
         self._fill_channels()
         self._configure()
 
@@ -187,6 +196,13 @@ class ChipDevice:
         self._fill_channels()
         self._configure()
 
+    def reset(self) -> None:
+        """Reset chip and memory whatever is under way; both keep what their memories hold."""
+        self._library.tl_reset(self._chip)
+        self._abandoned = False
+        self._attach_memory()
+        self._configure()
+
     def _lay_out(self, model: QuantModel) -> None:
         self.model = model
         self.image: MemoryImage = lay_out(model, self.hardware)
@@ -194,10 +210,10 @@ class ChipDevice:
 
     def _fill_channels(self) -> None:
         size = self.image.words * self.hardware.memory.port_bits // 8
-        noise = np.random.default_rng(1)
+        noise = np.random.default_rng(self._power_up)
         for channel, weights in enumerate(self.image.channels):
             data = weights
-            if self._dirty:
+            if self._power_up is not None:
                 behind = noise.integers(0, 256, size - len(weights), np.uint8)
                 data = np.concatenate([weights, behind])
             self._library.tl_memory(
@@ -207,6 +223,9 @@ class ChipDevice:
                 ctypes.c_uint64(len(data)),
                 ctypes.c_uint64(size),
             )
+        self._attach_memory()
+
+    def _attach_memory(self) -> None:
         if self._profile is not None:
             timing = self._profile.timing(
                 clock_mhz=self.hardware.board.clock_mhz,
@@ -247,6 +266,11 @@ class ChipDevice:
             raise TokenloomError(f"channel is {channel}; allowed: 0 to {columns - 1}")
         self._library.tl_error(self._chip, channel, ctypes.c_int64(address), ctypes.c_int64(times))
 
+    def pending(self) -> int:
+        """Bursts that the memory has taken and not answered in full."""
+        columns = self.hardware.array.columns
+        return sum(self._library.tl_pending(self._chip, channel) for channel in range(columns))
+
     def memory_counters(self) -> list[Counters]:
         """What each channel's memory has done; all zero for the ideal memory."""
         result = []
@@ -283,19 +307,7 @@ class ChipDevice:
             chip hangs, finds no KV page or gives up on a memory error, or a rule of the memory's
             protocol is broken.
         """
-        check_request(self.model, prompt, new)
-        check_sampler(sampling, self.hardware.sampler.candidates)
-        slots = self.hardware.memory.slots
-        if not 0 <= slot < slots:
-            raise TokenloomError(f"slot is {slot}; allowed: 0 to {slots - 1}")
-        if self._abandoned:  # the rest of that request is not this one's
-            self._sliced(self._library.tl_finish)
-            self._abandoned = False
-        tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
-        known = tuple(eos)[:EOS_IDS]
-        ends = (ctypes.c_uint32 * EOS_IDS)(*known)
-        self._set_sampling(sampling)
-        self._library.tl_request(self._chip, tokens, len(prompt), new, slot, ends, len(known))
+        self._request(prompt, new, eos, slot, sampling)
         token = ctypes.c_uint32()
         answers = True
         try:
@@ -320,6 +332,48 @@ class ChipDevice:
         finally:
             # Whoever leaves early, by Ctrl-C say, shall not wait for the end of the request.
             self._abandoned = answers
+
+    def _request(
+        self, prompt: Sequence[int], new: int, eos: Sequence[int], slot: int, sampling: Sampling
+    ) -> None:
+        check_request(self.model, prompt, new)
+        check_sampler(sampling, self.hardware.sampler.candidates)
+        slots = self.hardware.memory.slots
+        if not 0 <= slot < slots:
+            raise TokenloomError(f"slot is {slot}; allowed: 0 to {slots - 1}")
+        if self._abandoned:  # the rest of that request is not this one's
+            self._sliced(self._library.tl_finish)
+            self._abandoned = False
+        tokens = (ctypes.c_uint32 * len(prompt))(*prompt)
+        known = tuple(eos)[:EOS_IDS]
+        ends = (ctypes.c_uint32 * EOS_IDS)(*known)
+        self._set_sampling(sampling)
+        self._library.tl_request(self._chip, tokens, len(prompt), new, slot, ends, len(known))
+
+    def begin(self, prompt: Sequence[int], new: int, cycles: int, slot: int = 0) -> None:
+        """Send a request and let some cycles pass; nobody listens to it."""
+        self._request(prompt, new, (), slot, GREEDY)
+        self._abandoned = True
+        self.wait(cycles)
+
+    def wait(self, cycles: int) -> None:
+        """Let cycles pass.
+
+        Raises
+        ------
+        TokenloomError
+            When the chip asks for an address outside its memory or breaks a rule of the protocol.
+        """
+        token = ctypes.c_uint32()
+        end = self._library.tl_cycles(self._chip) + cycles
+        while (left := end - self._library.tl_cycles(self._chip)) > 0:
+            status = self._library.tl_run(
+                self._chip, ctypes.c_int64(min(left, _SLICE)), ctypes.byref(token)
+            )
+            if status == 5:
+                raise TokenloomError("the chip asked for an address outside its memory")
+            if status == 6:
+                raise TokenloomError(self._broken_rule())
 
     def _sliced(self, function: Callable[..., int], *arguments: object) -> int:
         """Play for up to `_PATIENCE` cycles until something happens, and see Ctrl-C meanwhile."""
@@ -352,7 +406,7 @@ class ChipDevice:
 
     def _record(self, token: int | None) -> PassRecord:
         count = self._library.tl_passes(self._chip, None)
-        passes = np.zeros(count, _PASS)
+        passes = np.zeros(count, PASS)
         self._library.tl_passes(self._chip, passes.ctypes.data_as(ctypes.c_void_p))
         row = passes[-1]
         logits = None

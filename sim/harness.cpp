@@ -2,7 +2,7 @@
 // Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_WRITE_ADDR_BITS,
 // TL_UNITS, TL_READS, TL_WRITES; with TL_TAP_WORDS when the chip shows every operation's output;
 // with TL_CARD when the top is the card, which a host drives over AXI4-Lite instead of these
-// functions.
+// functions; the record of its passes comes from the ports of the chip within.
 //
 // The simulator's top has a register in front of each of the memory's signals. So what `memory`
 // sets before a rising edge is what the chip sees after it, in the cycle in which the chip's own
@@ -74,7 +74,7 @@ struct Event {
 
 struct Chip {
     VerilatedContext context;
-    Vchip top{&context};
+    Vchip top;
     std::vector<std::vector<uint8_t>> memory{C};
     std::deque<Burst> reads[C];                // of the ideal memory
     std::unique_ptr<MemoryModel> models[C];    // none: the memory is ideal
@@ -97,13 +97,38 @@ struct Chip {
     int32_t fault_channel = -1, fault_write = 0;
     uint64_t fault_address = 0;
 
-    Chip() {
+    uint64_t power_up = 0;  // digest of what the outputs were before the first edge
+
+    // What registers and memories without a value of their own begin with: zero, or noise.
+    static VerilatedContext* begun(VerilatedContext& context, int seed) {
+        context.randReset(seed ? 2 : 0);
+        context.randSeed(seed);
+        return &context;
+    }
+
+    explicit Chip(int seed) : top(begun(context, seed)) {
+        // Noise is the chip's, not that of who drives it.
+        top.clk = top.rst = 0;
+#ifdef TL_CARD
+        top.s_axi_awvalid = top.s_axi_wvalid = top.s_axi_bready = 0;
+        top.s_axi_arvalid = top.s_axi_rready = 0;
+#else
+        top.cfg_we = 0;
+#endif
+        top.eval();
+        if (seed) {
+            for (int c = 0; c < C; c++)
+                for (uint64_t part : {bits(top.ar_addr, c * TL_ADDR_BITS, TL_ADDR_BITS),
+                                      bits(top.w_data, 8 * WORD * c, 64)})
+                    power_up = (power_up ^ part) * 0x9E3779B97F4A7C15ull;
+        }
         reset();
     }
 
-    // The chip's memories keep what they hold; behind its channels lies the ideal one. Requests and
-    // answers under way end before the reset does: an acknowledgement afterwards would be one of a
-    // write that the chip no longer knows.
+    // The chip's memories keep what they hold; behind its channels lies the ideal one. Memory and
+    // chip are reset together, requests and answers under way are no more: an acknowledgement
+    // afterwards would be one of a write that the chip no longer knows. (A card whose memory goes on
+    // awaits them first, see hw/card/control.py.)
     void reset() {
         for (auto& queue : reads) queue.clear();
         prompt.clear();
@@ -159,15 +184,13 @@ struct Chip {
 
     // One clock cycle: looks at the outputs, answers, and advances.
     void cycle() {
-#ifdef TL_CARD
-        if (ideal) answer_at_once();
-        else answer_by_model();
-        edge();
-    }
-#else
         record();
         if (ideal) answer_at_once();
         else answer_by_model();
+#ifdef TL_CARD
+        edge();
+    }
+#else
         bool prompt_taken = top.prompt_valid && top.prompt_ready;
         bool request_taken = top.req_valid && top.req_ready;
         rise();
@@ -290,6 +313,7 @@ struct Chip {
             default: return false;
         }
     }
+#endif  // TL_CARD
 
     void record() {
         if (top.restart && !in_pass) {
@@ -339,14 +363,15 @@ struct Chip {
         if (top.tap_valid) taps.insert(taps.end(), &top.tap[0], &top.tap[0] + TL_TAP_WORDS);
 #endif
     }
-#endif  // TL_CARD
 };
 
 }  // namespace
 
 extern "C" {
 
-Chip* tl_new() { return new Chip; }
+// A chip; with a seed of 1 and up one with noise in all that has no initial value.
+Chip* tl_new(int seed) { return new Chip(seed); }
+uint64_t tl_power_up(Chip* chip) { return chip->power_up; }
 void tl_reset(Chip* chip) { chip->reset(); }
 void tl_delete(Chip* chip) { delete chip; }
 
@@ -378,6 +403,11 @@ void tl_counters(Chip* chip, int channel, MemoryModel::Counters* to) {
     *to = chip->ideal ? MemoryModel::Counters{} : chip->models[channel]->count;
 }
 
+// Bursts that a channel's memory has taken and not answered in full.
+int64_t tl_pending(Chip* chip, int channel) {
+    return chip->ideal ? int64_t(chip->reads[channel].size()) : chip->models[channel]->pending();
+}
+
 // Other limits for the checkers than the chip's own.
 void tl_limits(Chip* chip, int64_t reads, int64_t writes) {
     chip->checkers.assign(C, AxiChecker({WORD, reads, writes, LIMITS.patience}));
@@ -403,6 +433,11 @@ void tl_peek(Chip* chip, int channel, uint64_t address, uint8_t* to, uint64_t si
 }
 
 int64_t tl_cycles(Chip* chip) { return chip->cycles; }
+
+int64_t tl_passes(Chip* chip, Pass* to) {
+    if (to) std::memcpy(to, chip->passes.data(), chip->passes.size() * sizeof(Pass));
+    return int64_t(chip->passes.size());
+}
 
 #ifdef TL_CARD
 
@@ -533,10 +568,6 @@ int tl_finish(Chip* chip, int64_t most) {
     return 4;
 }
 
-int64_t tl_passes(Chip* chip, Pass* to) {
-    if (to) std::memcpy(to, chip->passes.data(), chip->passes.size() * sizeof(Pass));
-    return int64_t(chip->passes.size());
-}
 int64_t tl_events(Chip* chip, Event* to) {
     if (to) std::memcpy(to, chip->events.data(), chip->events.size() * sizeof(Event));
     return int64_t(chip->events.size());

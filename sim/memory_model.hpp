@@ -90,6 +90,9 @@ public:
 
     void place(uint8_t* to, uint64_t bytes) { data = to, size = bytes; }
 
+    // Bursts taken and not answered in full.
+    int64_t pending() const { return int64_t(reads.size() + addresses.size() + writes.size()); }
+
     // What the master drives in this cycle in; `out` is what the slave drives in the next.
     void cycle(const AxiMaster& in) {
         if (out.ar_ready && in.ar.valid) accept(in.ar);

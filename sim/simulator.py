@@ -6,12 +6,11 @@ import ctypes
 import fcntl
 import hashlib
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -28,6 +27,7 @@ from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_words
 from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.sim.memory import model_sources
+from tokenloom.sim.power_up import without_initial_values
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 
 __all__ = [
@@ -35,21 +35,23 @@ __all__ = [
     "build",
     "card_verilog",
     "chip_verilog",
-    "with_dirty_memories",
     "write_verilog",
 ]
 
-_TAPS, _DIRTY, _CARD = "-taps", "-dirty", "-card"  # in the names of folders
+# In the names of folders.
+_TAPS, _POWER_UP, _CARD, _SOONER = "-taps", "-power-up", "-card", "-soon"
 SIMULATED = Identity(version="0.0.1", git="5eed" * 10, modified=True)
 """What a simulated card says of its origin: always the same, so that a simulator serves long."""
 
 _HARNESS = Path(__file__).with_name("harness.cpp")
-_SPEED = (
-    *"-O3 --x-assign fast --x-initial fast --noassert -CFLAGS".split(),
-    "-O2 -march=native -fPIC",
-)
+_SPEED = ("-O3", "--x-assign", "fast", "--noassert")
+# Of the C++ compiler: for a simulator that runs long, or one that is soon there.
+_LONG, _SOON = ("-CFLAGS", "-O2 -march=native -fPIC"), ("-CFLAGS", "-O0 -fPIC")
+# What a register without an initial value begins with: zero, or noise from the context's seed.
+_ZERO, _NOISE = ("--x-initial", "fast"), ("--x-initial", "unique")
 _VERILATE = "--cc --build-jobs 2 --top-module bench_top --prefix Vchip --output-split 20000".split()
-_MAKE = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O2", "OPT_SLOW=-O1")
+_MAKE = ("CFG_CXXFLAGS_PCH_I=-include",)
+_MAKE_LONG, _MAKE_SOON = ("OPT_FAST=-O2", "OPT_SLOW=-O1"), ("OPT_FAST=-O0", "OPT_SLOW=-O0")
 
 # Of a tool's log: what is an error, and so many lines go into the message.
 _ERROR = re.compile(r"\berror\b|no space left", re.IGNORECASE)
@@ -91,37 +93,6 @@ def _emitted(name: str, top: Block) -> dict[str, str]:
     return {path.stem: path.read_text() for path in sorted(folder.glob("*.v"))}
 
 
-# A memory's initial contents as lines, one of the lines, and contents as a loop over zeros.
-_INITIAL = re.compile(r"  initial begin\n(?:    \S+ ?\[\d+\] = \d+'[dh][0-9a-f]+;\n)+  end\n")
-_ENTRY = re.compile(r"(\d+)'[dh]([0-9a-f]+);")
-_LOOP = re.compile(
-    r"    for \((\w+) = 0; \1 < (\d+); \1 = \1 \+ 1\)\n"
-    r"      (\S+ ?)\[\1(?:\[\d+:0\])?\] = (\d+)'d0;\n"
-)
-
-
-def with_dirty_memories(texts: dict[str, str], seed: int = 1) -> dict[str, str]:
-    """The chip as it is when power comes up: memories that nobody initialises hold noise.
-
-    Tables keep their contents; what begins as all zeros is a buffer.
-    """
-    noise = random.Random(seed)
-
-    def dirty(match: re.Match[str]) -> str:
-        block = match[0]
-        if any(int(value, 16) for _, value in _ENTRY.findall(block)):
-            return block
-        return _ENTRY.sub(lambda entry: f"{entry[1]}'h{noise.getrandbits(int(entry[1])):x};", block)
-
-    def unrolled(match: re.Match[str]) -> str:
-        _, depth, memory, width = match.groups()
-        return "".join(f"    {memory}[{i}] = {width}'h0;\n" for i in range(int(depth)))
-
-    return {
-        name: _INITIAL.sub(dirty, _LOOP.sub(unrolled, text)) for name, text in sorted(texts.items())
-    }
-
-
 # Inputs that reach the chip through a register: logic that hangs on an input directly is evaluated
 # twice per cycle, and almost everything hangs on the reset.
 _REGISTERED = {
@@ -134,8 +105,11 @@ _REGISTERED = {
 _OF_CARD = {"cancel", "stop", "quiet", "array_busy"}
 
 
-def _bench_top(chip: Block) -> str:
-    """Verilog of the simulator's top: chip or card behind a register per input."""
+def _bench_top(chip: Block, watched: Mapping[str, int]) -> str:
+    """Verilog of the simulator's top: chip or card behind a register per input.
+
+    `watched` are ports of the chip within a card, and their widths, that become outputs as well.
+    """
     ports = {"clk": (1, In), "rst": (1, In)}
     ports |= {name: (len(value), flow) for name, (value, flow) in chip.flat_ports().items()}
     declared, registers, clocked, connected = [], [], [], []
@@ -152,11 +126,27 @@ def _bench_top(chip: Block) -> str:
             registers.append(f"  reg {span}{inner} = 0;")
             clocked.append(f"    {inner} <= {name};")
         connected.append(f"    .{name}({inner})")
+    for name, width in watched.items():
+        span = f"[{width - 1}:0] " if width > 1 else ""
+        declared.append(f"  output wire {span}{name}")
+        registers.append(f"  assign {name} = top.chip.{name};")
     return "\n".join(
         ["module bench_top(", ",\n".join(declared), ");", *registers,
          "  always @(posedge clk) begin", *clocked, "  end",
          f"  {chip.module_name} top (", ",\n".join(connected), "  );", "endmodule", ""]
     )  # fmt: skip
+
+
+# What the harness records of passes, of the chip within a card.
+_WATCHED = (
+    "en", "restart", "over", "failed", "rows_used", "pos", "sample", "stall_tape", "stall_row",
+    "stall_kv", "started", "finished", "array_take", "saturated", "logit_valid", "logit",
+)  # fmt: skip
+
+
+def _watched(hardware: HardwareConfig) -> dict[str, int]:
+    ports = Chip(hardware=hardware).flat_ports()
+    return {name: len(ports[name][0]) for name in _WATCHED}
 
 
 def write_verilog(texts: dict[str, str], folder: Path) -> None:
@@ -188,8 +178,9 @@ def build(
     step: Callable[[str], None] = lambda text: None,
     *,
     taps: bool = False,
-    dirty: bool = False,
+    power_up: bool = False,
     card: bool = False,
+    soon: bool = False,
 ) -> ctypes.CDLL:
     """The chip's simulator.
 
@@ -200,10 +191,12 @@ def build(
         Told what happens next, for a progress display.
     taps : bool
         Of the chip that shows every operation's output.
-    dirty : bool
-        Of the chip whose memories begin with noise.
+    power_up : bool
+        Of the chip whose registers and memories begin with noise, from the seed it is made with.
     card : bool
         Of the card, whose origin is `SIMULATED`, in place of the chip.
+    soon : bool
+        Compiled in a third of the time, several times slower: for a few short requests.
 
     Raises
     ------
@@ -219,8 +212,8 @@ def build(
     else:
         top = Chip(hardware=hardware, taps=taps)
         texts = chip_verilog(hardware, taps)
-    if dirty:
-        texts = with_dirty_memories(texts)
+    if power_up:
+        texts = without_initial_values(texts)
     array, port = hardware.array, hardware.memory.port_bits
     macros = {
         "TL_COLUMNS": array.columns,
@@ -238,13 +231,13 @@ def build(
     if card:
         macros["TL_CARD"] = 1
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
-    texts = texts | {"bench_top": _bench_top(top)}
-    model = _digest(*texts.values(), *_VERILATE, *VERILATOR_FLAGS, *_SPEED, *_MAKE)
-    folder = (
-        build_root()
-        / "simulator"
-        / f"{hardware.name}{_TAPS * taps}{_DIRTY * dirty}{_CARD * card}-{model}"
-    )
+    texts = texts | {"bench_top": _bench_top(top, _watched(hardware) if card else {})}
+    begin, compiled = _NOISE if power_up else _ZERO, _SOON if soon else _LONG
+    options = (*_VERILATE, *VERILATOR_FLAGS, *_SPEED, *compiled, *begin)
+    make = (*_MAKE, *(_MAKE_SOON if soon else _MAKE_LONG))
+    model = _digest(*texts.values(), *options, *make)
+    marks = f"{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}{_SOONER * soon}"
+    folder = build_root() / "simulator" / f"{hardware.name}{marks}-{model}"
     objects, done = folder / "obj", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
     library = folder / f"libchip-{_digest(*sources, defines)}.so"
@@ -256,17 +249,18 @@ def build(
             shutil.rmtree(objects, ignore_errors=True)
             write_verilog(texts, folder / "rtl")
             step("verilate")
-            command = ["verilator", *_VERILATE, *VERILATOR_FLAGS, *_SPEED, "-Mdir", str(objects)]
+            command = ["verilator", *options, "-Mdir", str(objects)]
             verilog = sorted((folder / "rtl").glob("*.v"))
             _run([*command, *map(str, verilog)], env, folder / "verilate.log", lock)
             step("compile the simulator")
-            command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *_MAKE]
+            command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *make]
             _run([*command, "libVchip.a", "libverilated.a"], env, folder / "make.log", lock)
             done.touch()
         if not library.exists():
             root = env.get("VERILATOR_ROOT") or _system_root(env)
             temporary = folder / f"libchip.{os.getpid()}.so"
-            command = "g++ -std=c++20 -O2 -march=native -fPIC -shared -Wl,-z,defs".split()
+            command = f"g++ -std=c++20 {'-O0' if soon else '-O2 -march=native'} -fPIC".split()
+            command += ["-shared", "-Wl,-z,defs"]
             command += [*defines.split(), f"-I{objects}", f"-I{_HARNESS.parent}"]
             command += [f"-I{root}/include", f"-I{root}/include/vltstd", str(_HARNESS)]
             command += [str(objects / "libVchip.a"), str(objects / "libverilated.a"), "-lpthread"]

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.deep import DEEP
 from tests.models_for_tests import random_model
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import lay_out
@@ -41,9 +42,9 @@ def simulator():
 class Card:
     """A simulated card with a model, and what the golden model says."""
 
-    def __init__(self, shape, memory, patience=20.0):
+    def __init__(self, shape, memory, patience=20.0, power_up=None):
         self.prepare(shape)
-        self.transport = CardTransport(HARDWARE, self.image.words, memory)
+        self.transport = CardTransport(HARDWARE, self.image.words, memory, power_up=power_up)
         self.driver = Driver(self.transport, HARDWARE, patience)
 
     def prepare(self, shape):
@@ -72,8 +73,8 @@ class Card:
 def card():
     made = []
 
-    def make(shape=SMALL, memory="hbm2"):
-        made.append(Card(shape, memory))
+    def make(shape=SMALL, memory="hbm2", power_up=None):
+        made.append(Card(shape, memory, power_up=power_up))
         return made[-1]
 
     yield make
@@ -123,6 +124,15 @@ def test_cut_offs_and_rules_through_registers(card):
     assert one.driver.read("SHAPE")["candidates"] == HARDWARE.sampler.candidates == 64
     with pytest.raises(BusError, match="START"):
         list(one.driver.generate(prompt, 8, settings=Settings(count=65)))
+
+
+@pytest.mark.parametrize("seed", range(1, 9 if DEEP else 4))
+def test_noise_at_power_up(seed, card):
+    """In every register and memory of the card; the board's reset, and it works."""
+    one = card(memory="hbm2", power_up=seed)
+    one.load()
+    one.check()
+    assert one.driver.identity() == SIMULATED
 
 
 def test_another_model_on_the_same_card(card):
@@ -262,7 +272,7 @@ def test_identity(card):
     assert one.driver.identity() == SIMULATED
     assert one.driver.digest() == HARDWARE.digest()
     shape = one.driver.read("SHAPE")
-    assert shape == {"columns": 2, "rows": 2, "port_bytes": 64}
+    assert shape == {"columns": 2, "rows": 2, "port_bytes": 64, "candidates": 64}
     with pytest.raises(TokenloomError, match="another hardware configuration"):
         Driver(one.transport, load("mini", ["memory.pages=65"]))
 
@@ -291,6 +301,31 @@ def test_counters_are_those_of_the_harness(card):
     list(one.driver.generate(prompt, 2))
     assert one.driver.read("SCHEDULED_LOW")["value"] == low
     assert one.driver.counters()["scheduled"] > low
+
+
+@pytest.mark.parametrize("memory", ["ideal", "hbm2", "ddr4"])
+def test_counters_on_hostile_memory(memory, card):
+    """In hardware and by the harness, in the same passes: stalls and their causes too."""
+    one = card(memory=memory).load()
+    fields = {"saturations": "saturated"} | {
+        name: name for name in ("elapsed", "scheduled", "beats", *(f"stall_{c}" for c in CAUSES))
+    }
+    tokens = 0
+    for seed in range(3):
+        one.check(4, 5, seed)
+        tokens += 5
+        count, passes = one.driver.counters(), one.transport.passes()
+        assert {name: count[name] for name in fields} == {
+            name: passes[field].sum() for name, field in fields.items()
+        }
+        assert (count["passes"], count["tokens"]) == (len(passes), tokens)
+        assert count["elapsed"] == count["scheduled"] + sum(count[f"stall_{c}"] for c in CAUSES)
+    if memory != "ideal":
+        assert count["stall_tape"] > 1000
+    assert count["stall_row"] > 0 and count["saturations"] == passes["saturated"].sum()
+
+
+CAUSES = ("tape", "row", "kv", "other")
 
 
 # Single steps.

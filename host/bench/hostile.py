@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from tokenloom.host import progress
 from tokenloom.host.bench.registry import Figure, group
-from tokenloom.host.bench.runs import STORY, prepared
+from tokenloom.host.bench.runs import STORY, new_chip, prepared, same_passes
 
 if TYPE_CHECKING:
     from tokenloom.compiler.quantise import QuantModel
     from tokenloom.host.prepare import Prepared
-    from tokenloom.sim.chip_device import ChipDevice, Event, PassRecord
+    from tokenloom.sim.chip_device import Event, PassRecord
     from tokenloom.sim.memory import Counters, MemoryProfile
 
 _row = group("Hostile memory")
@@ -32,17 +32,8 @@ class _Played:
     counters: list[Counters]
 
 
-def _chip(
-    ready: tuple[Prepared, QuantModel], memory: str | MemoryProfile = "ideal", seed: int = 1
-) -> ChipDevice:
-    from tokenloom.sim.chip_device import ChipDevice
-
-    hardware, model = ready[0].hardware, ready[1]
-    with progress.steps() as step:
-        return ChipDevice(model, hardware, step, memory=memory, memory_seed=seed)
-
-
 def _hbm2(**changed: float) -> MemoryProfile:
+    """The profile of HBM2 with some figures changed."""
     from tokenloom.sim.memory import memory_profile
 
     profile = memory_profile("hbm2")
@@ -52,23 +43,16 @@ def _hbm2(**changed: float) -> MemoryProfile:
 
 def _played(ready: tuple[Prepared, QuantModel], memory: str | MemoryProfile, seed: int) -> _Played:
     """`STORY` and some tokens more, on a new chip."""
-    chip = _chip(ready, memory, seed)
+    chip = new_chip(ready, memory, seed)
     records = list(chip.generate(ready[0].text.encode(STORY), _NEW))
-    played = _Played(records=records, events=chip.events(), counters=chip.memory_counters())
+    request = _Played(records=records, events=chip.events(), counters=chip.memory_counters())
     chip.close()
-    return played
+    return request
 
 
 def _same(mine: _Played, other: _Played) -> bool:
-    """Tokens, logits and belt cycles are equal, and each stalled cycle has one cause."""
-    import numpy as np
-
-    return mine.events == other.events and all(
-        (a.token, a.scheduled, a.beats) == (b.token, b.scheduled, b.beats)
-        and a.elapsed == a.scheduled + sum(a.stalls.values())
-        and (not a.sample or np.array_equal(np.asarray(a.logits), np.asarray(b.logits)))
-        for a, b in zip(mine.records, other.records, strict=True)
-    )
+    """The passes are the same, and the start and end of every operation."""
+    return mine.events == other.events and same_passes(mine.records, other.records)
 
 
 @_row("hostile_is_ideal", "seeds equal", f"{_SEEDS} of {_SEEDS}", how="simulated")
@@ -128,7 +112,7 @@ def hostile_smollm2() -> Figure:
     linear = linear_reader(
         profile, 1, clock_mhz=clock, beat_bytes=hardware.memory.port_bits // 8, cycles=200_000
     )
-    chip = _chip(ready, profile)
+    chip = new_chip(ready, profile)
     records = list(chip.generate(ready[0].text.encode("The river begins in the hills"), 3))
     chip.close()
     decode = [record for record in records if record.rows == 1 and record.sample][-2:]

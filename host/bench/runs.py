@@ -7,7 +7,7 @@ longest rows; each row also works alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from tokenloom.compiler.schedule import Schedule
     from tokenloom.host.prepare import Prepared
     from tokenloom.host.session import Difference, Played
+    from tokenloom.sim.chip_device import ChipDevice, PassRecord
     from tokenloom.sim.measured import Measured
+    from tokenloom.sim.memory import MemoryProfile
 
 __all__ = [
     "STORY",
     "Run",
     "models",
+    "new_chip",
     "prepared",
+    "same_passes",
     "shared_text",
     "smollm2",
     "stories",
@@ -120,6 +124,29 @@ def run_chip(model: str, board: str, text: str, prompt: int | None, new: int) ->
         difference=difference,
         measured=measured,
         schedule=predictor(chip),
+    )
+
+
+def new_chip(
+    ready: tuple[Prepared, QuantModel], memory: str | MemoryProfile = "ideal", seed: int = 1
+) -> ChipDevice:
+    """A chip with a model and a memory of that seed, see `ChipDevice`."""
+    from tokenloom.sim.chip_device import ChipDevice
+
+    hardware, model = ready[0].hardware, ready[1]
+    with progress.steps() as step:
+        return ChipDevice(model, hardware, step, memory, seed)
+
+
+def same_passes(mine: Sequence[PassRecord], other: Sequence[PassRecord]) -> bool:
+    """Tokens, logits and belt cycles are equal, and each stalled cycle has one cause."""
+    import numpy as np
+
+    return len(mine) == len(other) and all(
+        (a.token, a.scheduled, a.beats) == (b.token, b.scheduled, b.beats)
+        and a.elapsed == a.scheduled + sum(a.stalls.values())
+        and (not a.sample or np.array_equal(np.asarray(a.logits), np.asarray(b.logits)))
+        for a, b in zip(mine, other, strict=True)
     )
 
 

@@ -22,11 +22,14 @@ __all__ = ["bench", "listing"]
 # Importing a group registers its rows, so this is the table's order.
 for _group in (
     "correctness",
+    "generality",
     "numbers",
     "speed",
     "hostile",
+    "faults",
     "sampler",
     "array",
+    "ring",
     "generate",
 ):
     import_module(f"tokenloom.host.bench.{_group}")

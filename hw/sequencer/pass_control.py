@@ -40,7 +40,9 @@ class PassControl(Block):
     cancel : In(1), end the request as if a channel had failed, held until `req_ready`; the rest of
         its prompt is taken and dropped
     halt : Out(1), channels shall come to rest; wipe : Out(1), strobe after that: everything that
-        the request left in belt and channels shall be reset
+        the request left in belt and channels shall be reset; blame : Out(1), strobe with it: the
+        request ends by that. Without: a channel failed while it read ahead for nobody, so it
+        begins anew for the request that has come now
     begin_valid, begin_slot, begin_pos0, begin_rows : Out, begin_ready, kv_done, kv_full : In,
         release_valid, release_slot : Out, release_ready : In, lookup_index : Out, lookup_page : In
         to the KV manager
@@ -93,6 +95,7 @@ class PassControl(Block):
                 "quiet": In(1),
                 "halt": Out(1),
                 "wipe": Out(1),
+                "blame": Out(1),
                 "begin_valid": Out(1),
                 "begin_ready": In(1),
                 "begin_slot": Out(slot_bits),
@@ -185,6 +188,18 @@ class PassControl(Block):
                         self.pos.eq(0),
                     ]
                     m.next = "begin"
+                    with m.If(self.broken):
+                        m.next = "quiet"
+            with m.State("quiet"):
+                # Nobody had asked for the words that did not come: this request does.
+                m.d.comb += self.halt.eq(1)
+                with m.If(self.quiet):
+                    m.d.comb += self.wipe.eq(1)
+                    m.next = "anew"
+            with m.State("anew"):
+                m.d.comb += self.halt.eq(1)
+                m.d.sync += self.passes.eq(0)
+                m.next = "begin"
             with m.State("begin"):
                 m.d.comb += self.begin_valid.eq(1)
                 with m.If(self.begin_ready):
@@ -248,7 +263,7 @@ class PassControl(Block):
                 # asked for comes first.
                 m.d.comb += self.halt.eq(1)
                 with m.If(self.quiet):
-                    m.d.comb += self.wipe.eq(1)
+                    m.d.comb += [self.wipe.eq(1), self.blame.eq(1)]
                     m.next = "wipe"
             with m.State("wipe"):
                 m.d.comb += [self.halt.eq(1), self.failed.eq(1)]

@@ -145,8 +145,10 @@ def test_a_wrong_duration_shows(name, monkeypatch):
 
 @pytest.mark.parametrize("dest", Dest)
 def test_a_wrong_tail_shows(dest, monkeypatch):
-    tails = schedule_module._TAIL
-    monkeypatch.setitem(tails, dest, tails[dest] + 1)
+    tail = schedule_module._Pass._tail
+    monkeypatch.setattr(
+        schedule_module._Pass, "_tail", lambda self, one: tail(self, one) + (one == dest)
+    )
     assert "ARRAY" in {entry["unit"] for entry in odd().differences()}
 
 

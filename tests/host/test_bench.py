@@ -215,7 +215,7 @@ def test_the_real_rows():
     assert {"ppl_stories260k", "ppl_smollm2", "smollm2_busy", "stories260k_cycles"} <= set(REAL)
     assert {"generate_seconds", "verilog_growth", "lint_wall"} <= set(REAL)
     titles = list(dict.fromkeys(row.group for row in REAL.values()))
-    assert titles[:4] == ["Correctness", "Numbers", "Speed", "Hostile memory"]
+    assert {"Correctness", "Numbers", "Speed", "Hostile memory"} <= set(titles)
     assert titles[-1] == "Generator"
     assert command("lint_wall") == "tokenloom bench --only lint_wall --again"
 

@@ -13,6 +13,7 @@ from tokenloom.compiler.pack import pack_codes, pack_weights, weights_bytes
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.memory.tape_reader import TapeReader
+from tokenloom.hw.numbers.codebook import CODEBOOK
 from tokenloom.sim.axi_bench import AxiMemory
 from tokenloom.sim.bench import parameters, run_block, seeded
 from tokenloom.sim.memory import memory_profile
@@ -176,11 +177,11 @@ async def write_codebook(dut, codebook):
 
 async def mixed(dut, *, own_codebook):
     given, random, rng = configured()
-    codebook = list(range(16))
+    codebook = list(CODEBOOK)
     await begin(dut, INPUTS)
     if own_codebook:
         codebook = [random.randrange(-128, 128) for _ in range(16)]
-        await write_codebook(dut, codebook)
+    await write_codebook(dut, codebook)
     tape = Tape(rng, port_bits=given["port_bits"], lanes=given["lanes"], codebook=codebook)
     bpb, most = tape.bpb, given["dim_blocks_max"]
     for _ in range(40):

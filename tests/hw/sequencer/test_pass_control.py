@@ -256,6 +256,10 @@ async def cancelled_requests(dut: Any) -> None:
             found = await bench.cycle(cancel=1, quiet=0, en=0)
             assert dut.halt.value == 1 and dut.wipe.value == 0
             assert not found["active"] and not found["prompt_ready"]
+        for name, value in (("cancel", 1), ("quiet", 1)):
+            getattr(dut, name).value = value
+        await Timer(1, "ns")
+        assert dut.wipe.value == 1 and dut.blame.value == 1
         await bench.cycle(cancel=1, quiet=1, en=0)
         assert (await bench.cycle(cancel=1, quiet=1, en=0))["failed"]
         bench._held = None  # a fetch under way goes with the rest
@@ -263,6 +267,43 @@ async def cancelled_requests(dut: Any) -> None:
         assert released["release_slot"] == slot
         assert (bench.failures, bench.outputs, len(bench.prompt)) == (1, [], 0)
         assert (await bench.cycle(cancel=0))["req_ready"]
+
+
+@cocotb.test()
+async def channels_begin_anew(dut: Any) -> None:
+    """A channel failed before the request came: all come to rest, and the request is played."""
+    given, rng, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, rng)
+    seen = []
+
+    async def channels() -> None:
+        """Broken until they are reset, and quiet a while after they were told to halt."""
+        halted = 0
+        while True:
+            await FallingEdge(dut.clk)
+            await Timer(2, "ns")
+            dut.quiet.value = int(halted > delay)
+            await Timer(1, "ns")
+            halted = halted + 1 if dut.halt.value == 1 else 0
+            if dut.wipe.value == 1:
+                seen.append(int(dut.blame.value))
+                assert dut.begin_valid.value == 0 and dut.req_ready.value == 0
+                await FallingEdge(dut.clk)
+                assert dut.halt.value == 1  # while the reset arrives
+                dut.broken.value = 0
+
+    delay = 0
+    cocotb.start_soon(channels())
+    for number in range(given["requests"] // 4):
+        bench.rate = (1.0, 0.7, 0.3)[number % 3]
+        delay = rng.randrange(12)
+        dut.broken.value = 1
+        await request(bench, passes=0)
+        assert seen == [0] * (number + 1)
+    # Without a broken channel nothing is reset.
+    await request(bench, passes=int(dut.passes.value))
+    assert len(seen) == given["requests"] // 4
 
 
 @pytest.mark.parametrize(

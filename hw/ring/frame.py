@@ -1,0 +1,41 @@
+"""What travels over a link: data frames one way, status frames the other."""
+
+from __future__ import annotations
+
+from amaranth.lib import data, enum
+
+__all__ = ["LANES", "LANE_BITS", "SEQ_BITS", "TAG_BITS", "WORD_BITS", "Kind", "payload", "status"]
+
+LANES = 8
+"""Accumulators per word."""
+LANE_BITS = 64
+WORD_BITS = LANES * LANE_BITS
+SEQ_BITS = 10
+TAG_BITS = 4
+"""Bits that travel with a word: its collective, and whether that had an odd number."""
+
+
+class Kind(enum.Enum, shape=2):  # type: ignore[call-arg]
+    """What a data frame holds; two bits, so that the header has two bytes."""
+
+    IDLE = 0
+    """No word. `seq` is that of the next word, so a receiver sees that it has missed the last."""
+    DATA = 1
+
+
+def payload(
+    word_bits: int = WORD_BITS, tag_bits: int = TAG_BITS, seq_bits: int = SEQ_BITS
+) -> data.StructLayout:
+    """A data frame without its CRC: 66 bytes as built."""
+    return data.StructLayout({"kind": Kind, "tag": tag_bits, "seq": seq_bits, "word": word_bits})
+
+
+def status(seq_bits: int = SEQ_BITS) -> data.StructLayout:
+    """A status frame without its CRC: 3 bytes as built.
+
+    `ack`: all words before this one have arrived. `freed`: all before this one have left the
+    receiver's buffer. `nak`: something was lost or broken since the last word that arrived. Every
+    status frame says everything, so that losing one does no harm.
+    """
+    spare = -(2 * seq_bits + 1) % 8
+    return data.StructLayout({"ack": seq_bits, "freed": seq_bits, "nak": 1, "spare": spare})

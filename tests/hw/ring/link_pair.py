@@ -1,0 +1,89 @@
+"""Both ends of a link with a hostile wire between them, as one block for the tests."""
+
+from amaranth.hdl import Module
+from amaranth.lib.wiring import In, Out
+
+from tokenloom.hw.ring.link_rx import LinkRx
+from tokenloom.hw.ring.link_tx import LinkTx
+from tokenloom.hw.verilog.block import Block, instance
+from tokenloom.sim.link_model import FAULTS, LinkModel
+
+WIRE = {"latency": 8, "pace_num": 8, "pace_den": 8, **{f"rate_{name}": 16 for name in FAULTS}}
+
+
+class LinkPair(Block):
+    """`in_` words go through LinkTx, two LinkModels and LinkRx and come out at `out_`."""
+
+    belt = False
+
+    def __init__(self, *, window, patience, timeout, retries):
+        self.tx = LinkTx(window=window, credits=window, timeout=timeout, retries=retries,
+                         patience=patience)  # fmt: skip
+        self.rx = LinkRx(credits=window, patience=patience)
+        tx, rx = self.tx, self.rx
+        super().__init__(
+            {
+                **{name: In(bits) for name, bits in WIRE.items()},
+                "cut_data": In(1),
+                "cut_status": In(1),
+                "watch": In(1),
+                "stop": In(1),
+                "in_valid": In(1),
+                "in_ready": Out(1),
+                "in_word": In(len(tx.in_word)),
+                "in_tag": In(len(tx.in_tag)),
+                "out_valid": Out(1),
+                "out_ready": In(1),
+                "out_word": Out(len(rx.out_word)),
+                "out_tag": Out(len(rx.out_tag)),
+                "again": Out(1),
+                "up": Out(1),
+                "tx_dead": Out(1),
+                "rx_dead": Out(1),
+                **{f"count_{name}": Out(32) for name in FAULTS},
+            },
+            params=(window, patience, timeout, retries),
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.tx = instance(tx := self.tx)
+        m.submodules.rx = instance(rx := self.rx)
+        m.submodules.data = instance(data := LinkModel(bits=len(tx.out_frame)))
+        m.submodules.back = instance(back := LinkModel(bits=len(rx.status_frame)))
+        for wire, seed in ((data, 0x1234567), (back, 0x7654321)):
+            m.d.comb += [getattr(wire, name).eq(getattr(self, name)) for name in WIRE]
+            m.d.comb += wire.seed.eq(seed)
+        m.d.comb += [
+            tx.in_valid.eq(self.in_valid),
+            self.in_ready.eq(tx.in_ready),
+            tx.in_word.eq(self.in_word),
+            tx.in_tag.eq(self.in_tag),
+            tx.stop.eq(self.stop),
+            self.again.eq(tx.again),
+            self.up.eq(tx.up),
+            self.tx_dead.eq(tx.dead),
+            data.cut.eq(self.cut_data),
+            data.in_valid.eq(tx.out_valid),
+            data.in_frame.eq(tx.out_frame),
+            tx.out_ready.eq(data.in_ready),
+            rx.in_valid.eq(data.out_valid),
+            rx.in_frame.eq(data.out_frame),
+            self.out_valid.eq(rx.out_valid),
+            rx.out_ready.eq(self.out_ready),
+            self.out_word.eq(rx.out_word),
+            self.out_tag.eq(rx.out_tag),
+            rx.watch.eq(self.watch),
+            rx.stop.eq(self.stop),
+            self.rx_dead.eq(rx.dead),
+            back.cut.eq(self.cut_status),
+            back.in_valid.eq(rx.status_valid),
+            back.in_frame.eq(rx.status_frame),
+            rx.status_ready.eq(back.in_ready),
+            tx.status_valid.eq(back.out_valid),
+            tx.status_frame.eq(back.out_frame),
+        ]
+        for name in FAULTS:
+            count = getattr(self, f"count_{name}")
+            m.d.comb += count.eq(getattr(data, f"count_{name}") + getattr(back, f"count_{name}"))
+        return m

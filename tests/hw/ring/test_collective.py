@@ -1,0 +1,65 @@
+"""The golden collectives, the commands' groups and the duration formula."""
+
+import numpy as np
+import pytest
+
+from tokenloom.hw.ring.collective import Op, collective, command, duration, sends
+from tokenloom.hw.ring.frame import LANES
+from tokenloom.sim.bench import seeded
+
+
+def test_groups_fill_the_chunk():
+    for words in range(1, 300):
+        for hop in (1, 7, 30):
+            given = command(Op.ALL_REDUCE, words, hop=hop)
+            groups = given.groups()
+            assert sum(groups) == words
+            assert groups == sorted(groups) and groups[-1] - groups[0] <= 1
+            assert groups[0] >= min(hop, words) and groups[-1] < 2 * hop + (words < hop) * words
+
+
+def test_duration_is_the_closed_form_when_no_turn_waits():
+    for nodes in range(2, 9):
+        for words in (30, 61, 128, 1000):
+            for op in (Op.ALL_REDUCE, Op.REDUCE_SCATTER, Op.ALL_GATHER, Op.SHIFT):
+                given = command(op, words, hop=30)
+                last = given.groups()[-1]
+                closed = sends(op, nodes) * words + last + 2
+                assert duration(given, nodes, hop=30) == closed
+                assert duration(given, nodes, hop=31) >= closed
+
+
+def test_a_group_smaller_than_a_hop_waits_in_every_slot():
+    for nodes in (2, 4, 8):
+        given = command(Op.ALL_REDUCE, 5, hop=30)
+        assert duration(given, nodes, hop=30) == 2 * (nodes - 1) * 30 + 5 + 2
+
+
+def test_the_sum_is_the_same_for_every_number_of_nodes():
+    """A vector's parts on 1 to 8 nodes: the sum does not know how many there were."""
+    rng = np.random.default_rng(seeded().getrandbits(32))
+    parts = rng.integers(-(1 << 60), 1 << 60, (8, 16, LANES), dtype=np.int64)
+    total = parts.sum(axis=0)
+    for nodes in (2, 4, 8):
+        mine = parts.reshape(nodes, 8 // nodes, 16, LANES).sum(axis=1)
+        given = command(Op.ALL_REDUCE, 16 // nodes, hop=5)
+        assert (collective(given, mine) == total).all()
+
+
+def test_the_other_collectives_make_an_all_reduce():
+    rng = np.random.default_rng(seeded().getrandbits(32))
+    data = rng.integers(-(1 << 63), (1 << 63) - 1, (4, 12, LANES), dtype=np.int64)
+    scattered = collective(command(Op.REDUCE_SCATTER, 3, hop=5), data)
+    gathered = collective(command(Op.ALL_GATHER, 3, hop=5), scattered)
+    assert (gathered == collective(command(Op.ALL_REDUCE, 3, hop=5), data)).all()
+    sent = collective(command(Op.SEND, 12, hop=5, root=3, last=1), data)
+    assert (sent[1] == data[3]).all() and (sent[[0, 2, 3]] == data[[0, 2, 3]]).all()
+    shifted = data
+    for _ in range(4):
+        shifted = collective(command(Op.SHIFT, 12, hop=5), shifted)
+    assert (shifted == data).all()
+
+
+def test_refusal():
+    with pytest.raises(ValueError, match="vectors"):
+        collective(command(Op.SHIFT, 3, hop=5), np.zeros((2, 4, LANES), np.int64))

@@ -1,0 +1,164 @@
+"""The ring: every collective on 2 to 8 nodes against the golden function, cycle by cycle."""
+
+import cocotb
+import numpy as np
+import pytest
+
+from tests.deep import deep
+from tokenloom.hw.ring.collective import Op, collective, command, duration, hop_cycles
+from tokenloom.hw.ring.ring import Ring
+from tokenloom.sim.bench import parameters, run_block, seeded
+from tokenloom.sim.ring_bench import Rings, chunks, vectors
+from tokenloom.sim.ring_system import RingSystem
+
+OPTIONS = {"addr_bits": 11, "timeout": 200, "retries": 8, "patience": 1500}
+
+
+@cocotb.test()
+async def collectives_are_exact_and_as_long_as_predicted(dut):
+    given, random = parameters(), seeded()
+    rng = np.random.default_rng(random.getrandbits(32))
+    rings = Rings(dut)
+    for nodes in given["nodes"]:
+        for latency in given["latency"]:
+            await rings.reset(nodes, latency=latency, seed=random.getrandbits(64) | 1)
+            hop = hop_cycles(latency, Ring.OWN)
+            for op in Op:
+                for words in given["words"]:
+                    root = random.randrange(nodes)
+                    last = (root + random.randrange(1, nodes)) % nodes
+                    asked = command(op, words, hop=hop, root=root, last=last)
+                    count = words * chunks(op, nodes)
+                    data = vectors(rng, nodes, count, corners=words < 40)
+                    await rings.load_all(data)
+                    took = await rings.run(asked, 20_000)
+                    assert (await rings.read_all(count) == collective(asked, data)).all(), asked
+                    assert took == duration(asked, nodes, hop=hop), (asked, nodes, took)
+    assert int(dut.again.value) == 0
+
+
+# Of 65,536 frames; a burst hurts 8.5 in the mean.
+HOSTILE = {"flip": 300, "drop": 300, "twice": 300, "swap": 300, "burst": 60}
+PACES = [(1, 1), (5, 7), (1, 3)]
+EVERYONE_KNOWS = 8 * OPTIONS["patience"] + OPTIONS["timeout"] * OPTIONS["retries"]
+
+
+@cocotb.test()
+async def collectives_survive_errors_and_late_nodes(dut):
+    given, random = parameters(), seeded()
+    rng = np.random.default_rng(random.getrandbits(32))
+    rings = Rings(dut)
+    total = dict.fromkeys(HOSTILE, 0)
+    for nodes in given["nodes"]:
+        latency = random.randrange(2, 30)
+        pace = random.choice(PACES)
+        await rings.reset(
+            nodes, latency=latency, pace=pace, faults=HOSTILE, seed=random.getrandbits(64) | 1
+        )
+        for number in range(given["commands"]):
+            op, words = random.choice(list(Op)), random.randrange(1, 100)
+            root = random.randrange(nodes)
+            last = (root + random.randrange(1, nodes)) % nodes
+            # Groups of any size that fits, too.
+            hop = random.choice([1, 3, hop_cycles(latency, Ring.OWN), 60])
+            asked = command(op, words, hop=hop, root=root, last=last)
+            count = words * chunks(op, nodes)
+            source, target = random.choice([(0, 0), (0, 900), (1000, 3)])
+            data = vectors(rng, nodes, count)
+            before = vectors(rng, nodes, count)
+            await rings.load_all(before, target)
+            await rings.load_all(data, source)
+            rings.command(asked, source=source, target=target)
+            for node in random.sample(range(nodes), nodes):
+                await rings.start(1 << node)
+                if random.random() < 0.5:
+                    await rings.wait(random.choice([1, 5, 300]))
+            assert await rings.finished(100_000), (number, asked)
+            found = await rings.read_all(count, target)
+            want = collective(asked, data, data if source == target else before)
+            assert (found == want).all(), (number, asked)
+        for name, seen in rings.counts().items():
+            total[name] += seen
+        assert int(dut.again.value) > 0
+    assert min(total.values()) > 10, total
+
+
+async def until_all_fail(rings, limit):
+    """Every node reports an error; returns each node's."""
+    for _ in range(limit // 50):
+        bits = [int(rings.dut.error.value) >> (4 * i) & 15 for i in range(rings.nodes)]
+        if all(bits):
+            return bits
+        await rings.wait(50)
+    raise AssertionError(f"errors {bits} after {limit} cycles")
+
+
+@cocotb.test()
+async def a_dead_link_is_everybodys_error(dut):
+    random = seeded()
+    rings = Rings(dut)
+    for what in ("cut_data", "cut_status"):
+        for moment in (0, 30, 200):
+            nodes = max(parameters()["nodes"])
+            await rings.reset(nodes, latency=10)
+            rings.command(command(Op.ALL_REDUCE, 100, hop=15))
+            dead = random.randrange(nodes)
+            if moment == 0:
+                getattr(dut, what).value = 1 << dead
+            await rings.start()
+            await rings.wait(moment)
+            getattr(dut, what).value = 1 << dead
+            bits = await until_all_fail(rings, EVERYONE_KNOWS)
+            after = (dead + 1) % nodes
+            assert bits[dead] & 4 if what == "cut_status" else bits[dead] & 4 or bits[after] & 8
+            assert not any(b & 3 for b in bits)
+
+
+@cocotb.test()
+async def wrong_commands_are_errors(dut):
+    rings = Rings(dut)
+    good = command(Op.ALL_REDUCE, 10, hop=15)
+    most = 128
+    for change in (
+        {"op": 6}, {"op": 7}, {"words": 0}, {"size": 0}, {"size": most + 1},
+        {"size": most, "larger": most + 1}, {"root": 7}, {"last": 7},
+    ):  # fmt: skip
+        await rings.reset(2, latency=3)
+        rings.command(good)
+        for name, value in change.items():
+            getattr(dut, f"cmd_{name}").value = value
+        await rings.start()
+        assert not await rings.finished(20)
+        assert int(dut.error.value) == 0x11, change
+    await rings.reset(2, latency=3)
+    rings.command(command(Op.SEND, 3, hop=9, root=1, last=1))
+    await rings.start()
+    assert not await rings.finished(20)
+    # A node that has another command than the node before it.
+    await rings.reset(2, latency=3)
+    rings.command(good)
+    await rings.start(1)
+    await rings.wait(2)
+    rings.command(command(Op.SHIFT, 10, hop=9))
+    await rings.start(2)
+    bits = await until_all_fail(rings, EVERYONE_KNOWS)
+    assert (bits[0] | bits[1]) & 2
+
+
+@pytest.mark.parametrize(
+    "bench",
+    [
+        {"nodes": [2, 4], "latency": [25], "words": [1, 17, 64], "commands": 12},
+        deep(
+            {
+                "nodes": [2, 3, 4, 5, 8],
+                "latency": [2, 25, 50],
+                "words": [1, 2, 33, 61, 127],
+                "commands": 60,
+            }
+        ),
+    ],
+)
+def test_ring(bench):
+    block = RingSystem(most=8 if 8 in bench["nodes"] else 4, **OPTIONS)
+    run_block(block, "tests.hw.ring.test_ring", parameters=bench)
