@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenloom.compiler.block_formats import BLOCK, CODEBOOKS, places, quantised_blocks
 from tokenloom.compiler.errors import ModelError
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "interleaved",
 ]
 
-BLOCK = 32
-"""Weights in one quantisation block, along the reduction axis."""
+MatrixKind = Literal["q8_0", "q4_0", "q4_1", "nf4", "mxfp4", "iq4_nl", "f16", "f32", "bf16"]
 
-MatrixKind = Literal["q8_0", "q4_0", "q4_1", "f16", "f32", "bf16"]
-
-_CODE_RANGE = {"q8_0": (-128, 127), "q4_0": (-8, 7), "q4_1": (0, 15)}
+_CODE_RANGE = {
+    "q8_0": (-128, 127),
+    "q4_0": (-8, 7),
+    "q4_1": (0, 15),
+    **{kind: (min(table), max(table)) for kind, table in CODEBOOKS.items()},
+}
 """Smallest and largest code of each quantised kind; the kinds not listed are dense."""
 
 _RANGES = {
@@ -166,12 +169,13 @@ class Matrix:
     Parameters
     ----------
     kind : str
-        ``"q8_0"``, ``"q4_0"`` or ``"q4_1"`` (quantised), ``"f16"``, ``"f32"`` or ``"bf16"``
-        (dense).
+        ``"q8_0"``, ``"q4_0"``, ``"q4_1"`` or a table's, ``"nf4"``, ``"mxfp4"``, ``"iq4_nl"``
+        (quantised), ``"f16"``, ``"f32"`` or ``"bf16"`` (dense).
     cols : int
         Columns of the matrix, without the padding of the last block.
     codes : int8 array [N, blocks, 32] or None
-        Integer codes; Q8_0: -128 to 127, Q4_0: -8 to 7, Q4_1: 0 to 15.
+        Integer codes; Q8_0: -128 to 127, Q4_0: -8 to 7, Q4_1: 0 to 15; of a kind with a table
+        what the table says (`block_formats.CODEBOOKS`).
     scale : float16 array [N, blocks] or None
         One scale per block.
     minimum : float16 array [N, blocks] or None
@@ -227,6 +231,11 @@ class Matrix:
             low, high = _CODE_RANGE[self.kind]
             if codes.size and (codes.min() < low or codes.max() > high):
                 raise ModelError(f"a {self.kind} code lies outside {low} to {high}")
+        if self.kind in CODEBOOKS:
+            try:
+                places(codes, CODEBOOKS[self.kind])
+            except ValueError as error:
+                raise ModelError(f"a {self.kind} {error}") from error
 
     def _check_dense(self) -> None:
         dense = self.dense
@@ -296,11 +305,11 @@ class Matrix:
             minimum=None if self.minimum is None else self.minimum[rows],
         )
 
-    def quantised(self) -> "Matrix":
-        """Return the matrix in blocks: itself if it is quantised, otherwise as Q8_0.
+    def quantised(self, kind: MatrixKind = "q8_0") -> "Matrix":
+        """Return the matrix in blocks: itself if it is quantised, otherwise as `kind`.
 
-        A row's last block is padded with zeros. The scale is the fp16 value nearest to
-        ``max|x| / 127``, and the codes are ``round(x / scale)`` within ±127.
+        A row's last block is padded with zeros; `block_formats.quantised_blocks` says how each kind
+        chooses scales and codes.
 
         Returns
         -------
@@ -316,18 +325,10 @@ class Matrix:
             return self
         padded = np.zeros((self.rows, self.blocks * BLOCK), dtype=np.float32)
         padded[:, : self.cols] = self.dense
-        values = padded.reshape(self.rows, self.blocks, BLOCK)
-        peak = np.abs(values).max(axis=2)
-        if peak.size and peak.max() / 127 > np.finfo(np.float16).max:
-            raise ModelError(f"a weight of {peak.max():g} is too large for Q8_0's fp16 scale")
-        scale = (peak / 127).astype(np.float16)
-        # Among fp16's subnormals the nearest scale can be far too small, or zero: the next larger
-        # one then keeps the largest value within ±127.
-        small = scale.astype(np.float32) * np.float32(127.5) < peak
-        scale[small] = np.nextafter(scale[small], np.float16(np.inf))
-        divisor = np.where(scale > 0, scale, np.float16(1)).astype(np.float32)
-        codes = np.clip(np.rint(values / divisor[..., None]), -127, 127).astype(np.int8)
-        return Matrix(kind="q8_0", cols=self.cols, codes=codes, scale=scale)
+        codes, scale, minimum = quantised_blocks(
+            kind, padded.reshape(self.rows, self.blocks, BLOCK)
+        )
+        return Matrix(kind=kind, cols=self.cols, codes=codes, scale=scale, minimum=minimum)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
 from numpy.typing import NDArray
 
+from tokenloom.compiler.block_formats import e8m0_scale, from_table
 from tokenloom.compiler.checkpoint import (
     BLOCK,
     Checkpoint,
@@ -22,9 +23,10 @@ __all__ = ["GgufTokenizer", "gguf_tokenizer", "load_gguf"]
 
 _Q8_0 = np.dtype([("d", "<f2"), ("q", "i1", (BLOCK,))])
 _Q4_0 = np.dtype([("d", "<f2"), ("q", "u1", (BLOCK // 2,))])
+_MXFP4 = np.dtype([("e", "u1"), ("q", "u1", (BLOCK // 2,))])
 _Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", (BLOCK // 2,))])
 
-_ALLOWED = ("Q8_0", "Q4_0", "Q4_1", "F16", "F32", "BF16")
+_ALLOWED = ("Q8_0", "Q4_0", "Q4_1", "IQ4_NL", "MXFP4", "F16", "F32", "BF16")
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
@@ -93,7 +95,8 @@ def load_gguf(path: str | Path) -> Checkpoint:
     Parameters
     ----------
     path : str or Path
-        A ``.gguf`` file with tensors of the types Q8_0, Q4_0, Q4_1, F16, F32 or BF16.
+        A ``.gguf`` file with tensors of the types Q8_0, Q4_0, Q4_1, IQ4_NL, MXFP4, F16, F32 or
+        BF16.
 
     Returns
     -------
@@ -303,6 +306,15 @@ def _decode(file: _File, tensor: ReaderTensor, rows: int, cols: int) -> Matrix:
                 scale=parts["d"],
                 minimum=parts["m"],
             )
+        case GGMLQuantizationType.IQ4_NL:
+            parts = blocks(_Q4_0)
+            codes = from_table("iq4_nl", _nibbles(parts["q"]).view(np.uint8))
+            return Matrix(kind="iq4_nl", cols=cols, codes=codes, scale=parts["d"])
+        case GGMLQuantizationType.MXFP4:
+            parts = blocks(_MXFP4)
+            codes = from_table("mxfp4", _nibbles(parts["q"]).view(np.uint8))
+            scale = e8m0_scale(parts["e"], np.any(codes, axis=2))
+            return Matrix(kind="mxfp4", cols=cols, codes=codes, scale=scale)
     values = _dense(file, tensor)
     assert values is not None
     kinds: dict[str, Any] = {"F16": "f16", "F32": "f32", "BF16": "bf16"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tokenloom.compiler.block_formats import places
 from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.pack import pack_row, pack_weights, row_bytes, weights_bytes
 from tokenloom.compiler.quantise import QTensor, QuantModel
@@ -152,7 +153,7 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
     for _, tensor in _tapes(model):
         codes, scale, minimum = tensor.tape()
         tapes = pack_weights(
-            codes.reshape(tensor.rows, -1),
+            _tape_codes(codes, tensor.bits, model).reshape(tensor.rows, -1),
             scale,
             minimum,
             tensor.bits,
@@ -164,9 +165,10 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
             channel.append(tape)
 
     table = model.embedding
+    table_codes = _tape_codes(table.codes, table.bits, model)
     rows = [
         pack_row(
-            table.codes[v].reshape(-1),
+            table_codes[v].reshape(-1),
             table.scale[v],
             None if table.minimum is None else table.minimum[v],
             table.bits,
@@ -179,6 +181,11 @@ def lay_out(model: QuantModel, hardware: HardwareConfig) -> MemoryImage:
         mine += [np.zeros_like(rows[0])] * (-(-table.rows // columns) - len(mine))
         pieces[c].append(np.concatenate(mine))
     return dataclasses.replace(image, channels=tuple(np.concatenate(parts) for parts in pieces))
+
+
+def _tape_codes(codes: npt.NDArray[np.int8], bits: int, model: QuantModel) -> npt.NDArray[np.int8]:
+    """What a tape holds: the codes, or with 4 bits their places in the codebook."""
+    return codes if bits == 8 else places(codes, model.codebook)
 
 
 def _tapes(model: QuantModel) -> Iterator[tuple[tuple[int, str], QTensor]]:

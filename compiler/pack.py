@@ -33,7 +33,7 @@ def _padded(data: Array, size: int) -> Array:
 
 
 def pack_codes(codes: Array, bits: int) -> Array:
-    """Bytes of the codes along the last axis; 4-bit codes low nibble first.
+    """Bytes of the codes along the last axis; 4-bit codes (places in a table) low nibble first.
 
     Raises
     ------

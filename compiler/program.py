@@ -19,7 +19,6 @@ from tokenloom.hw.array.operand_buffer import OPERAND_SUM
 from tokenloom.hw.attention.head_gains import HeadGains
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.memory.tape_format import TapeKind
-from tokenloom.hw.numbers.codebook import CODEBOOK
 from tokenloom.hw.numbers.formats import ACTIVATION_BITS
 from tokenloom.hw.sequencer.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
 from tokenloom.hw.sequencer.registers import MODEL, Select
@@ -74,10 +73,12 @@ class Program:
     gains : list
         int16 gains of every norm in order, each padded to whole blocks of 32.
     frequencies : list of int
-    head_gains : dict
-        (layer, is query, dim) -> int16 gain of the norms of q and k; empty without.
+    codebook : tuple of int
+        What the 16 codes of 4-bit tapes mean, int8.
     ones : int
         Operand block that holds the constant `bias.ONES`.
+    head_gains : dict
+        (layer, is query, dim) -> int16 gain of the norms of q and k; empty without.
     """
 
     queues: dict[Unit, list[Instruction]]
@@ -85,6 +86,7 @@ class Program:
     registers: dict[str, int]
     gains: list[list[int]]
     frequencies: list[int]
+    codebook: tuple[int, ...]
     ones: int
     head_gains: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
@@ -123,8 +125,8 @@ def configuration(program: Program, hardware: HardwareConfig) -> Iterator[tuple[
             address += 1
     for address, frequency in enumerate(program.frequencies):
         yield Select.FREQUENCIES, address, frequency
-    for address, code in enumerate(CODEBOOK):
-        yield Select.CODEBOOK, address, code
+    for address, code in enumerate(program.codebook):
+        yield Select.CODEBOOK, address, code & 255
     dim_bits = HeadGains.dim_bits(hardware.maxima.head_size)
     for (layer, query, dim), code in program.head_gains.items():
         yield Select.HEAD_GAINS, (2 * layer + query) << dim_bits | dim, code & 0xFFFF
@@ -171,18 +173,24 @@ class _Builder:
 
 
 class _Regions:
-    """Block addresses in the operand buffer."""
+    """Block addresses in the operand buffer; every region and every head begins a beat."""
 
     def __init__(self, model: QuantModel, hardware: HardwareConfig) -> None:
-        shape = model.shape
+        shape, lanes = model.shape, hardware.array.lanes
+
+        def blocks(values: int) -> int:
+            return -(-values // lanes) * hardware.blocks_per_beat
+
         self.key_blocks = -(-shape.head_size // BLOCK)
+        self.head_blocks = blocks(shape.head_size)
         self.slots = max(1, hardware.max_group)
         self.norm = 0
-        self.ones = self.norm + -(-shape.width // BLOCK)  # behind the norm, for biases
-        self.context = self.ones + 1
-        self.hidden = self.context + -(-shape.heads * shape.head_size // BLOCK)
-        self.query = self.hidden + -(-shape.ffn // BLOCK)
-        self.end = self.query + shape.kv_heads * self.slots * self.key_blocks
+        # Behind the norm a constant block, for biases: one more block of k, v and q.
+        self.ones = self.norm + -(-shape.width // BLOCK)
+        self.context = self.norm + blocks(shape.width + BLOCK)
+        self.hidden = self.context + blocks(shape.heads * shape.head_size)
+        self.query = self.hidden + blocks(shape.ffn)
+        self.end = self.query + shape.kv_heads * self.slots * self.head_blocks
 
 
 def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareConfig) -> Program:
@@ -216,7 +224,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
 
     def matmul(
         layer: int, name: str, dest: Dest, wait: dict[Unit, int], *, rows: int, x_base: int,
-        beats: int, shift: int, tail: bool = False, **fields: int,
+        blocks: int, shift: int, tail: bool = False, **fields: int,
     ) -> int:  # fmt: skip
         segment = image.segments[layer, name]
         build.tape.append(
@@ -233,7 +241,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         label = name if layer == shape.layers else f"layer {layer} {name}"
         return build.add(
             Unit.ARRAY, label, wait, sample_only=tail, kind=Kind.MATMUL, dest=dest,
-            tiles=-(-rows // columns), beats=beats, count=rows, x_base=x_base, shift=shift,
+            tiles=-(-rows // columns), beats=-(-blocks // hardware.blocks_per_beat), count=rows,
+            x_base=x_base, shift=shift,
             layer=min(layer, shape.layers - 1), **fields,
         )  # fmt: skip
 
@@ -261,7 +270,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
             tensor = getattr(layer, name)
             done_query = matmul(
                 number, name, dest, {Unit.NORM: done_norm}, rows=tensor.rows,
-                x_base=regions.norm, beats=tensor.tape_blocks, shift=layer.shift[name],
+                x_base=regions.norm, blocks=tensor.tape_blocks, shift=layer.shift[name],
                 floor=own_floor, kappa=kappa, y_base=regions.query,
             )  # fmt: skip
 
@@ -276,7 +285,8 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
             build.detour(TapeKind.K, address, number, 1, windowed)
             return build.add(
                 Unit.ARRAY, f"layer {number} scores of kv head {head}", wait, kind=Kind.KEYS,
-                beats=dim_blocks, x_base=regions.query + head * regions.slots * dim_blocks,
+                beats=regions.head_blocks // hardware.blocks_per_beat,
+                x_base=regions.query + head * regions.slots * regions.head_blocks,
                 shift=score_shift, layer=number, kv_head=head, parity=first & 1,
                 windowed=windowed,
             )  # fmt: skip
@@ -337,7 +347,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
                 context_blocks = ready
         done = matmul(
             number, "o", Dest.RESIDUAL, {Unit.CONTEXT: done_context}, rows=layer.o.rows,
-            x_base=regions.context, beats=layer.o.blocks, shift=layer.shift["o"],
+            x_base=regions.context, blocks=layer.o.blocks, shift=layer.shift["o"],
         )  # fmt: skip
         done_norm = norm(
             label + "ffn norm", layer.ffn_gain.codes.tolist(), floor["gate_up"],
@@ -345,12 +355,12 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         )  # fmt: skip
         done = matmul(
             number, "gate_up", Dest.GATE_UP, {Unit.NORM: done_norm}, rows=layer.gate_up.rows,
-            x_base=regions.norm, beats=blocks, shift=layer.shift["gate_up"],
+            x_base=regions.norm, blocks=blocks, shift=layer.shift["gate_up"],
             aux_shift=layer.shift["swiglu"], floor=floor["down"], y_base=regions.hidden,
         )  # fmt: skip
         done = matmul(
             number, "down", Dest.RESIDUAL, {Unit.ARRAY: done}, rows=layer.down.rows,
-            x_base=regions.hidden, beats=layer.down.blocks, shift=layer.shift["down"],
+            x_base=regions.hidden, blocks=layer.down.blocks, shift=layer.shift["down"],
         )  # fmt: skip
         wait_residual = {Unit.ARRAY: done}
     done_norm = norm(
@@ -358,7 +368,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
     )
     matmul(
         shape.layers, "head", Dest.LOGITS, {Unit.NORM: done_norm}, rows=model.head.rows,
-        x_base=regions.norm, beats=blocks, shift=model.head_shift, tail=True,
+        x_base=regions.norm, blocks=blocks, shift=model.head_shift, tail=True,
     )  # fmt: skip
     build.tape.append(pack(TAPE_OP, {"stop": 1}))
 
@@ -392,6 +402,7 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         registers=registers,
         gains=gains,
         frequencies=[int(f) for f in model.freq],
+        codebook=model.codebook,
         ones=regions.ones,
         head_gains={
             (number, query, dim): int(code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,7 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenloom.compiler.bias import QBias, quantise_bias
-from tokenloom.compiler.checkpoint import Checkpoint, LayerWeights, Matrix, ModelShape
+from tokenloom.compiler.block_formats import CODEBOOKS, LINEAR
+from tokenloom.compiler.checkpoint import (
+    Checkpoint,
+    LayerWeights,
+    Matrix,
+    MatrixKind,
+    ModelShape,
+)
 from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.probe import HEADROOM, Probe
 from tokenloom.compiler.proofs import (
@@ -49,7 +57,7 @@ class QTensor:
     ----------
     name : str
     bits : int
-        4 (codes 0..15) or 8 (codes -128..127) on the tape.
+        On the tape: 4, places in the model's codebook, or 8. Here codes are what that says.
     cols : int
         Columns without the last block's padding.
     codes : int8 array [N, nb, 32]
@@ -206,6 +214,8 @@ class QuantModel:
     proofs : tuple of Proof
     head_eps : int
         Added to every sum of squares of a head of q or k; 0 in a model without such norms.
+    codebook : tuple of int
+        What the 16 codes of 4-bit tapes mean, int8.
     """
 
     shape: ModelShape
@@ -228,17 +238,23 @@ class QuantModel:
     ek: int
     proofs: tuple[Proof, ...]
     head_eps: int = 0
+    codebook: tuple[int, ...] = LINEAR
 
 
-def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantModel:
+def quantise(
+    checkpoint: Checkpoint, *, positions: int | None = None, weights: MatrixKind = "q8_0"
+) -> QuantModel:
     """Quantise a checkpoint and prove that no accumulator can overflow.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        GGUF's quantised matrices are taken as they are, dense ones become Q8_0.
+        Quantised matrices are taken as they are. The chip has one codebook: matrices of 4 bits
+        with another one than most have 8 bits on the tape.
     positions : int, optional
         Longest context to prove; the model's own by default.
+    weights : str
+        What dense matrices become.
 
     Returns
     -------
@@ -268,15 +284,16 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
     proofs.append(Proof(name="context", bits=bits - v_floor, floor=v_floor))
     kappa, ek = tables.score_factor(shape.head_size)
 
-    embedding = _tensor("embedding", source, [checkpoint.embedding])
-    head = embedding if shape.tied else _tensor("head", source, [checkpoint.head])
+    kinds = _Kinds.of(checkpoint, weights)
+    embedding = _tensor("embedding", source, [checkpoint.embedding], kinds)
+    head = embedding if shape.tied else _tensor("head", source, [checkpoint.head], kinds)
     probe = Probe(checkpoint)
     drafts = []
     # The residual may not have more fraction bits than any accumulator that drains into it.
     most = 25 - embedding.e0
-    for index, weights in enumerate(checkpoint.layers):
-        draft = _layer(f"layer {index} ", source, weights, shape, proofs)
-        probe.layer(weights, draft)
+    for index, layer in enumerate(checkpoint.layers):
+        draft = _layer(f"layer {index} ", source, layer, shape, proofs, kinds)
+        probe.layer(layer, draft)
         most = min(
             most,
             25 - draft.o.e0 - draft.floor["o"] + draft.fraction["context"],
@@ -338,18 +355,53 @@ def quantise(checkpoint: Checkpoint, *, positions: int | None = None) -> QuantMo
         head_eps=tables.scaled_epsilon(shape.head_size, shape.norm_eps, f_heads)
         if shape.qk_norm
         else 0,
+        codebook=kinds.codebook,
     )
 
 
+@dataclass(frozen=True)
+class _Kinds:
+    """What dense matrices become, and the one codebook of all 4-bit tapes."""
+
+    weights: MatrixKind = "q8_0"
+    codebook: tuple[int, ...] = LINEAR
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, weights: MatrixKind) -> _Kinds:
+        """With the codebook of most blocks."""
+        matrices = [checkpoint.embedding]
+        if not checkpoint.shape.tied:
+            matrices.append(checkpoint.head)
+        for layer in checkpoint.layers:
+            names = ("q", "k", "v", "o", "gate", "up", "down")
+            matrices += [getattr(layer, name) for name in names]
+        sizes: Counter[tuple[int, ...]] = Counter()
+        for matrix in matrices:
+            book = cls.book(matrix.kind if matrix.is_quantised else weights)
+            if book is not None:
+                sizes[book] += matrix.rows * matrix.blocks
+        return cls(weights, max(sizes, key=lambda book: sizes[book]) if sizes else LINEAR)
+
+    @staticmethod
+    def book(kind: MatrixKind) -> tuple[int, ...] | None:
+        """The codebook that a kind needs; None for 8 bits."""
+        return LINEAR if kind in ("q4_0", "q4_1") else CODEBOOKS.get(kind)
+
+
 def _layer(
-    prefix: str, source: str, weights: LayerWeights, shape: ModelShape, proofs: list[Proof]
+    prefix: str,
+    source: str,
+    weights: LayerWeights,
+    shape: ModelShape,
+    proofs: list[Proof],
+    kinds: _Kinds,
 ) -> QLayer:
     """A layer with every decision that does not depend on the residual's fraction bits."""
     tensors = {
-        name: _tensor(prefix + name, source, [getattr(weights, name)])
+        name: _tensor(prefix + name, source, [getattr(weights, name)], kinds)
         for name in ("q", "k", "v", "o", "down")
     }
-    tensors["gate_up"] = _tensor(prefix + "gate_up", source, [weights.gate, weights.up])
+    tensors["gate_up"] = _tensor(prefix + "gate_up", source, [weights.gate, weights.up], kinds)
     attn_gain, ffn_gain = _gain(weights.attn_norm), _gain(weights.ffn_norm)
     # Biases in units of the accumulator as it would be without a floor.
     added = {
@@ -370,6 +422,11 @@ def _layer(
         bias = weights.bias(name)
         if bias is not None:
             bounds = bounds + np.abs(bias)
+            if tensors[name].bits == 4 and kinds.codebook != LINEAR:
+                raise ModelError(
+                    f"{source}: {prefix}{name} has a bias and codes of a table; allowed with a "
+                    "bias are q8_0, q4_0 and q4_1, whose codes can say every number"
+                )
             tensors[name] = dataclasses.replace(
                 tensors[name],
                 bias=quantise_bias(
@@ -409,11 +466,12 @@ def _layer(
     )
 
 
-def _tensor(name: str, source: str, matrices: list[Matrix]) -> QTensor:
+def _tensor(name: str, source: str, matrices: list[Matrix], kinds: _Kinds = _Kinds()) -> QTensor:
     """Matrices of one operation, rows interleaved, with a common base exponent."""
-    parts = [matrix.quantised() for matrix in matrices]
-    narrow = all(part.kind in ("q4_0", "q4_1") for part in parts)
-    with_minimum = any(part.kind == "q4_1" or (narrow and part.kind == "q4_0") for part in parts)
+    parts = [matrix.quantised(kinds.weights) for matrix in matrices]
+    narrow = all(kinds.book(part.kind) == kinds.codebook for part in parts)
+    # A tape of 4-bit codes has minima, if only zeros.
+    with_minimum = narrow or any(part.kind == "q4_1" for part in parts)
     codes, scales, minima = [], [], []
     for part in parts:
         assert part.codes is not None and part.scale is not None

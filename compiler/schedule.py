@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from tokenloom.compiler.program import Instruction, Program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.array.array_control import ArrayControl
+from tokenloom.hw.array.dot_element import DotElement
+from tokenloom.hw.array.dot_pair import DotPair
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.array.row_lane import RowLane
 from tokenloom.hw.attention.attention import Attention
@@ -159,12 +161,16 @@ class _Pass:
                 beats, digits = fields["beats"], 1
                 tail = Attention.KEYS_DONE
             else:
-                tiles, beats, digits = fields["tiles"], -(-self._tokens(fields) // BLOCK), 2
+                tiles, beats, digits = fields["tiles"], -(-self._tokens(fields) // array.lanes), 2
                 tail = Attention.VALUES_DONE
         tile = max(beats * digits * slots, slots * drain)
         # Issue of the last tile's last beat for slot 0, from which its drain counts.
         end = 1 + (tiles - 1) * tile + (beats * digits - 1) * slots
-        last = end + EDGE + ArrayControl.DRAIN + phase + row + tail
+        element = DotPair if array.packed else DotElement
+        drain_latency = ArrayControl.drain_latency(
+            element.LATENCY, (array.groups - 1) * array.stages
+        )
+        last = end + EDGE + drain_latency + phase + row + tail
         return _Timing(
             ready=tiles * tile,
             last=last,

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.jsonfile import check_writable, write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from tokenloom.compiler.checkpoint import MatrixKind
 
 __all__ = ["cli", "common_options", "main"]
 
@@ -68,6 +71,15 @@ _OVERRIDES = click.option(
 )
 
 
+_WEIGHTS = click.option(
+    "--weights",
+    type=click.Choice(["q8_0", "q4_0", "q4_1", "nf4", "mxfp4", "iq4_nl"]),
+    default="q8_0",
+    show_default=True,
+    help="What a checkpoint's dense matrices become; quantised ones stay as they are.",
+)
+
+
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command has: --model, --board, -P and --json."""
     for option in (
@@ -100,6 +112,7 @@ def cli() -> None:
 
 @cli.command("eval")
 @common_options
+@_WEIGHTS
 @click.option(
     "--text",
     required=True,
@@ -130,13 +143,14 @@ def eval_command(
     tokens: int | None,
     window: int,
     sparse: int | None,
+    weights: "MatrixKind",
 ) -> None:
     """Measure perplexity: the golden model beside a float64 reference."""
     from tokenloom.host.commands.eval import evaluate
 
     result = evaluate(
         model=model, board=board, overrides=overrides, text=text, tokens=tokens, window=window,
-        sparse=sparse,
+        sparse=sparse, weights=weights,
     )  # fmt: skip
     if json_file is not None:
         write_json(json_file, result)
@@ -153,6 +167,7 @@ def eval_command(
 
 @cli.command("run")
 @common_options
+@_WEIGHTS
 @click.option("--prompt", required=True, metavar="TEXT", help="What the model answers.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is: no chat template.")
 @click.option("--ignore-eos", is_flag=True, help="Go on behind the end of the text.")
@@ -270,6 +285,7 @@ def run_command(
     device: str,
     check: bool,
     plot: Path | None,
+    weights: "MatrixKind",
 ) -> None:
     """Let the generated chip answer a prompt, simulated by Verilator.
 
@@ -309,6 +325,7 @@ def run_command(
         memory_seed=memory_seed,
         device=device,
         check=check,
+        weights=weights,
         fallback=fallback,
         emit=emit,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tokenloom.host import progress
 
 if TYPE_CHECKING:
-    from tokenloom.compiler.checkpoint import Checkpoint
+    from tokenloom.compiler.checkpoint import Checkpoint, MatrixKind
     from tokenloom.compiler.program import Program
     from tokenloom.compiler.quantise import QuantModel
     from tokenloom.compiler.text import Text
@@ -31,6 +31,8 @@ class Prepared:
     hardware : HardwareConfig
     resized : bool
         The preset's maxima were too small: the model's replaced them.
+    weights : str
+        What dense matrices become (`compiler.block_formats`).
     """
 
     name: str
@@ -38,6 +40,7 @@ class Prepared:
     text: Text
     hardware: HardwareConfig
     resized: bool
+    weights: MatrixKind = "q8_0"
 
     def quantise(self) -> QuantModel:
         """The model in the chip's numbers, with as much context as both sides have."""
@@ -45,7 +48,7 @@ class Prepared:
 
         positions = min(self.hardware.maxima.positions, self.checkpoint.shape.positions)
         with progress.step(f"quantise {self.name}"):
-            return quantise(self.checkpoint, positions=positions)
+            return quantise(self.checkpoint, positions=positions, weights=self.weights)
 
     def program(self, model: QuantModel) -> Program:
         """What the chip plays for the quantised model, for predictions without a device."""
@@ -57,7 +60,12 @@ class Prepared:
 
 
 def prepare(
-    model: str, board: str, overrides: Sequence[str] = (), *, fallback: str | None = None
+    model: str,
+    board: str,
+    overrides: Sequence[str] = (),
+    *,
+    fallback: str | None = None,
+    weights: MatrixKind = "q8_0",
 ) -> Prepared:
     """Find and read a model, and load hardware that it fits.
 
@@ -73,6 +81,8 @@ def prepare(
         ``key=value``.
     fallback : str, optional
         Model to take when `model` cannot be fetched; stderr says so.
+    weights : str
+        What dense matrices become.
 
     Raises
     ------
@@ -116,7 +126,12 @@ def prepare(
     for loss in hardware.losses():
         progress.console().print(f"Hardware '{hardware.name}': {loss}.", markup=False)
     return Prepared(
-        name=source.name, checkpoint=checkpoint, text=text, hardware=hardware, resized=resized
+        name=source.name,
+        checkpoint=checkpoint,
+        text=text,
+        hardware=hardware,
+        resized=resized,
+        weights=weights,
     )
 
 

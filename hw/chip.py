@@ -14,6 +14,7 @@ from tokenloom.hw.kv.kv_manager import KvManager
 from tokenloom.hw.kv.kv_writer import KvWriter
 from tokenloom.hw.memory.axi import ID_BITS, WRITE_ADDRESS_BITS, Burst
 from tokenloom.hw.memory.channel import Channel
+from tokenloom.hw.numbers.words import ceil_to
 from tokenloom.hw.sampler.noise import SAMPLING
 from tokenloom.hw.sampler.recent_tokens import RecentTokens
 from tokenloom.hw.sequencer.isa import TAPE_OP, Unit
@@ -160,6 +161,9 @@ class Chip(Block):
         cfg_we, cfg_sel = Signal(), Signal(4)
         cfg_addr, cfg_data = Signal(20), Signal(CFG_BITS)
         registers = Signal(MODEL)
+        # A token's blocks in memory: whole beats.
+        dim_blocks = Signal(range(hw.memory_dim_blocks + 1))
+        m.d.comb += dim_blocks.eq(ceil_to(registers.key_blocks, hw.blocks_per_beat))
         m.d.sync += cfg_we.eq(self.cfg_we)
         with m.If(self.cfg_we):
             m.d.sync += [
@@ -199,7 +203,8 @@ class Chip(Block):
             depth=hw.array_operations + 1,
             columns=c_count,
             page_tokens=memory.page_tokens,
-            dim_blocks=hw.head_blocks,
+            dim_blocks=hw.memory_dim_blocks,
+            beat_blocks=hw.blocks_per_beat,
             pages_max=hw.pages_per_slot,
             lookup_latency=2,
         )
@@ -254,7 +259,7 @@ class Chip(Block):
             tape.k_offset.eq(registers.k_offset),
             tape.v_offset.eq(registers.v_offset),
             tape.v_dim_words.eq(registers.v_dim_words),
-            tape.dim_blocks_used.eq(registers.key_blocks),
+            tape.dim_blocks_used.eq(dim_blocks),
             tape.passes.eq(control.passes),
             tape.length.eq(control.pos + control.rows_used),
             tape.first.eq(first),
@@ -319,7 +324,7 @@ class Chip(Block):
                 port_bits=port,
                 lanes=array.lanes,
                 buffer_words=memory.buffer_words,
-                dim_blocks_max=hw.head_blocks,
+                dim_blocks_max=hw.memory_dim_blocks,
                 header_words=hw.header_words,
                 channels=c_count,
                 retries=memory.retries,
@@ -333,7 +338,7 @@ class Chip(Block):
                 channel.cmd_addr.eq(tape.cmd_addr),
                 channel.cmd_addr2.eq(tape.cmd_addr2),
                 channel.cmd_blocks.eq(tape.cmd_blocks),
-                channel.cmd_dim_blocks.eq(registers.key_blocks),
+                channel.cmd_dim_blocks.eq(dim_blocks),
                 channel.cfg_we.eq(row_reader.cfg_we),
                 channel.cfg_addr.eq(row_reader.cfg_addr),
                 channel.cfg_data.eq(row_reader.cfg_data),
@@ -442,7 +447,7 @@ class Chip(Block):
             writer.head_stride.eq(registers.head_stride << word_bits),
             writer.k_offset.eq(registers.k_offset << word_bits),
             writer.v_offset.eq(registers.v_offset << word_bits),
-            writer.dim_blocks.eq(registers.key_blocks),
+            writer.dim_blocks.eq(dim_blocks),
             writer.head_size.eq(registers.head_size),
             writer.w_ready.eq(packed("in_ready")),
             writer.b_valid.eq(packed("done")),

@@ -39,6 +39,7 @@ __all__ = [
 
 _WORDS_PER_DRAIN = 128  # of a tile; `ArrayControl` counts them in 8 bits
 _GROUP_ROWS = 1023  # queries of a KV head in a pass; `ArrayControl.group_rows`
+_STAGES_MAX = 8  # registers per border between column groups
 _HEADER_WORDS = 8  # kept at least, so that scales are there before their codes
 _PRESETS = Path(__file__).resolve().parent / "presets"
 
@@ -55,6 +56,22 @@ class ArrayConfig:
     """R: tokens per pass."""
     drain: int
     """W: sums that leave each row per cycle in attention."""
+    multiplier: str = "plain"
+    """What makes products: "plain", one multiplier each, or "packed", one for two columns'."""
+    groups: int = 1
+    """Groups of neighbouring columns, as dies have them; the first is next to the core."""
+    stages: int = 0
+    """Register stages on each border between groups."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether two neighbouring columns share their multipliers."""
+        return self.multiplier == "packed"
+
+    @property
+    def macs(self) -> int:
+        """Products of weights and activations per cycle."""
+        return self.columns * self.lanes * self.rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,6 +267,17 @@ class HardwareConfig:
         return -(-self.maxima.head_size // BLOCK)
 
     @property
+    def memory_dim_blocks(self) -> int:
+        """Blocks of a token and head in memory: whole beats."""
+        return self._whole_beats(self.head_blocks)
+
+    @property
+    def attention_tokens(self) -> int:
+        """Tokens that attention's buffers hold: whole blocks, two beats' at least."""
+        least = 2 * self.array.lanes if self.blocks_per_beat > 1 else BLOCK
+        return max(least, -(-self.maxima.positions // BLOCK) * BLOCK)
+
+    @property
     def pages_per_slot(self) -> int:
         """Pages of the longest sequence."""
         return -(-self.maxima.positions // self.memory.page_tokens)
@@ -257,7 +285,7 @@ class HardwareConfig:
     @property
     def header_words(self) -> int:
         """Words of scales, minima or exponents that a channel keeps: all exponents of a K page."""
-        blocks = self.memory.page_tokens // self.array.columns * self.head_blocks
+        blocks = self.memory.page_tokens // self.array.columns * self.memory_dim_blocks
         page = -(-blocks // (self.memory.port_bits // 16))
         return max(_HEADER_WORDS, 1 << (page - 1).bit_length())
 
@@ -267,9 +295,12 @@ class HardwareConfig:
         context, hidden, queries.
         """
         top = self.maxima
-        context = -(-top.heads * top.head_size // BLOCK)
-        queries = top.kv_heads * self.max_group * self.head_blocks
-        return self.width_blocks + 1 + context + self.ffn_blocks + queries
+        queries = top.kv_heads * self.max_group * self.memory_dim_blocks
+        parts = (self.width_blocks + 1, -(-top.heads * top.head_size // BLOCK), self.ffn_blocks)
+        return sum(map(self._whole_beats, parts)) + queries
+
+    def _whole_beats(self, blocks: int) -> int:
+        return -(-blocks // self.blocks_per_beat) * self.blocks_per_beat
 
     @property
     def array_operations(self) -> int:
@@ -333,9 +364,31 @@ class HardwareConfig:
         yield (
             "array.lanes",
             array.lanes,
-            array.lanes == BLOCK,
-            f"{BLOCK}",
-            "because the operand buffers hand out one block per cycle",
+            array.lanes in (BLOCK, 2 * BLOCK, 4 * BLOCK) and 4 * array.lanes <= memory.port_bits,
+            f"{BLOCK}, {2 * BLOCK} or {4 * BLOCK}, at most memory.port_bits / 4",
+            "because a beat is whole blocks, and a word of 4-bit codes is one beat or more",
+        )
+        yield (
+            "array.multiplier",
+            array.multiplier,
+            array.multiplier in ("plain", "packed"),
+            "plain or packed",
+            "because a multiplier takes one product or two",
+        )
+        units = array.columns // (2 if array.packed else 1)
+        yield (
+            "array.groups",
+            array.groups,
+            1 <= array.groups <= units,
+            f"1 to {units}",
+            "because each group has a column, or a pair of packed ones",
+        )
+        yield (
+            "array.stages",
+            array.stages,
+            0 <= array.stages <= _STAGES_MAX,
+            f"0 to {_STAGES_MAX}",
+            "because more than a few registers per border help nobody",
         )
         row_limit = min(BLOCK, maxima.head_size)
         yield (
@@ -371,13 +424,13 @@ class HardwareConfig:
             "a power of two from 32 on",
             "because the buffer's pointers wrap and two AXI bursts of 16 beats have to fit",
         )
-        page_least = max(BLOCK, array.columns, memory.port_bits // 8)
+        page_least = max(array.lanes, array.columns, memory.port_bits // 8)
         yield (
             "memory.page_tokens",
             memory.page_tokens,
             _power_of_two(memory.page_tokens) and page_least <= memory.page_tokens <= 256,
-            f"a power of two from {page_least} (the largest of {BLOCK}, array.columns = "
-            f"{array.columns} and memory.port_bits / 8) to 256",
+            f"a power of two from {page_least} (the largest of array.lanes = {array.lanes}, "
+            f"array.columns = {array.columns} and memory.port_bits / 8) to 256",
             "because a page is found by a token's upper bits, each channel holds the same share "
             "of it, and a dim of V takes whole memory words",
         )

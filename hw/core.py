@@ -22,6 +22,7 @@ from tokenloom.hw.embedding.embedding import Embedding
 from tokenloom.hw.norm.residual import Residual
 from tokenloom.hw.norm.rmsnorm import RmsNorm
 from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS
+from tokenloom.hw.numbers.words import ceil_to
 from tokenloom.hw.sampler.noise import SAMPLING
 from tokenloom.hw.sampler.sampler import Sampler, rule_ports
 from tokenloom.hw.sequencer.isa import (
@@ -90,7 +91,8 @@ class Core(Block):
             array.drain,
         )
         self._slots = max(1, hardware.max_group)
-        self._tokens = -(-top.positions // BLOCK) * BLOCK
+        self._beat_blocks = beat_blocks = hardware.blocks_per_beat
+        self._tokens = hardware.attention_tokens
         self._vocab_bits = max(1, (top.vocab - 1).bit_length())
         c, r = self._c, self._r
         super().__init__(
@@ -112,9 +114,9 @@ class Core(Block):
                 "take": Out(1),
                 "pow2": In(1),
                 "codes": In(8 * self._k * c),
-                "scale": In(16 * c),
-                "minimum": In(16 * c),
-                "v_shifts": In(5 * c),
+                "scale": In(16 * beat_blocks * c),
+                "minimum": In(16 * beat_blocks * c),
+                "v_shifts": In(5 * beat_blocks * c),
                 "row_wanted": Out(1),
                 "row_take": Out(1),
                 "row_codes": In(8 * BLOCK),
@@ -153,13 +155,14 @@ class Core(Block):
 
         # What the pass and the model make of each other.
         group_rows, slot_groups = Signal(10), Signal(self._slots.bit_length() + 1)
-        length, attended = Signal(20), Signal(20)
+        length, attended, padded_key_blocks = Signal(20), Signal(20), Signal(4)
         row_bits = r_count.bit_length() - 1
         column_bits = self._c.bit_length() - 1
         m.d.comb += [
             group_rows.eq(model.group * self.rows_used),
             slot_groups.eq((group_rows + (r_count - 1)) >> row_bits),
             length.eq(self.pos + self.rows_used),
+            padded_key_blocks.eq(ceil_to(model.key_blocks, self._beat_blocks)),
         ]
 
         # Queues.
@@ -202,6 +205,16 @@ class Core(Block):
 
         # Array.
         array_op = data.View(ARRAY_OP, queues[Unit.ARRAY].op)
+        array = Array(
+            columns=self._c,
+            lanes=self._k,
+            rows=r_count,
+            drain=self._w,
+            slots=self._slots,
+            packed=hw.array.packed,
+            groups=hw.array.groups,
+            stages=hw.array.stages,
+        )
         control = ArrayControl(
             columns=self._c,
             drain=self._w,
@@ -209,9 +222,9 @@ class Core(Block):
             slots=self._slots,
             token_blocks=self._tokens // BLOCK,
             edge=EDGE,
-        )
-        array = Array(
-            columns=self._c, lanes=self._k, rows=r_count, drain=self._w, slots=self._slots
+            beat_blocks=self._beat_blocks,
+            latency=array.element_latency,
+            crossing=array.crossing,
         )
         place("array_control", control)
         place("array", array)
@@ -225,7 +238,7 @@ class Core(Block):
             control.slot_groups.eq(slot_groups),
             attended.eq(length - Mux(array_op.windowed, self.first, 0)),
             control.key_tiles.eq((attended + (self._c - 1)) >> column_bits),
-            control.value_beats.eq((attended + (BLOCK - 1)) >> 5),
+            control.value_blocks.eq((attended + (BLOCK - 1)) >> 5),
             control.key_blocks.eq(model.key_blocks),
             self.will_take.eq(control.will_take),
             self.take.eq(control.take),
@@ -249,6 +262,7 @@ class Core(Block):
             tokens_max=self._tokens,
             dim_blocks=hw.head_blocks,
             width_max=top.heads * top.head_size,
+            beat_blocks=self._beat_blocks,
             taps=self._taps,
         )
         place("attention", attention)
@@ -306,7 +320,11 @@ class Core(Block):
             )
             residual = Residual(width=top.width, norm_lanes=hw.norm_lanes, taps=self._taps)
             sampler = Sampler(vocab_bits=self._vocab_bits, candidates=hw.sampler.candidates)
-            buffer = OperandBuffer(blocks=hw.operand_blocks, p_blocks=1 << control.p_bits)
+            buffer = OperandBuffer(
+                blocks=hw.operand_blocks,
+                p_blocks=self._beat_blocks << control.p_bits,
+                beat_blocks=self._beat_blocks,
+            )
             lanes.append(lane)
             residuals.append(residual)
             for name, block in (("lane", lane), ("residual", residual), ("sampler", sampler),
@@ -338,7 +356,7 @@ class Core(Block):
                 lane.row.eq(r),
                 lane.head_size.eq(model.head_size),
                 lane.group.eq(model.group),
-                lane.key_blocks.eq(model.key_blocks),
+                lane.key_blocks.eq(padded_key_blocks),
                 lane.rows_used.eq(self.rows_used),
                 lane.pos.eq(self.pos + r),
                 lane.in_valid.eq(embeds | (control.out_valid[r] & (op.kind == Kind.MATMUL))),
@@ -406,6 +424,7 @@ class Core(Block):
                 buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
                 buffer.read_values.eq(control.x_values[r]),
                 buffer.read_digit.eq(control.x_digit[r]),
+                buffer.read_mask.eq(control.x_mask.word_select(r, self._beat_blocks)),
                 array.x_codes.word_select(r, len(buffer.x_codes)).eq(buffer.x_codes),
                 array.x_shift.word_select(r, len(buffer.x_shift)).eq(buffer.x_shift),
                 array.x_sum.word_select(r, len(buffer.x_sum)).eq(buffer.x_sum),

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from tokenloom.compiler.block_formats import CODEBOOKS, from_table
 from tokenloom.compiler.checkpoint import BLOCK, Checkpoint, LayerWeights, Matrix, ModelShape
 from tokenloom.compiler.quantise import QuantModel
 
 __all__ = ["KINDS", "SMALL", "SMALLEST", "prompt_for", "random_model"]
 
-KINDS = ("q8_0", "q4_0", "q4_1", "f32")
+KINDS = ("q8_0", "q4_0", "q4_1", "f32", "nf4", "mxfp4")
 
 # One head, one layer: a pass of a few hundred cycles.
 SMALLEST = dict(width=16, ffn=16, heads=1, kv_heads=1, head_size=8, vocab=16)
@@ -39,6 +40,8 @@ def _matrix(rng: np.random.Generator, kind: Any, rows: int, cols: int, size: flo
         values = rng.normal(0, size, (rows, blocks, BLOCK)) * spread[..., None]
         dense = values.reshape(rows, -1)[:, :cols].astype(np.float32)
         return Matrix(kind="f32", cols=cols, dense=np.ascontiguousarray(dense))
+    if kind in CODEBOOKS:
+        return _table_matrix(rng, kind, rows, cols, size * spread)
     low, high, deviation = _CODES[kind]
     codes = rng.integers(low, high + 1, (rows, blocks, BLOCK))
     scale = size * spread / deviation
@@ -57,6 +60,21 @@ def _matrix(rng: np.random.Generator, kind: Any, rows: int, cols: int, size: flo
         scale=scale.astype(np.float16),
         minimum=minimum,
     )
+
+
+def _table_matrix(rng: np.random.Generator, kind: Any, rows: int, cols: int, size: Any) -> Matrix:
+    """A matrix of a kind with a codebook, every place equally likely."""
+    blocks = -(-cols // BLOCK)
+    codes = from_table(kind, rng.integers(0, 16, (rows, blocks, BLOCK), dtype=np.uint8))
+    codes = codes.reshape(rows, -1)
+    codes[:, cols:] = min(CODEBOOKS[kind], key=abs)
+    scale = size / np.std(CODEBOOKS[kind])
+    if kind == "mxfp4":
+        scale = np.exp2(np.round(np.log2(scale)))
+    return Matrix(
+        kind=kind, cols=cols, codes=codes.reshape(rows, blocks, BLOCK),
+        scale=scale.astype(np.float16),
+    )  # fmt: skip
 
 
 def random_model(
@@ -84,7 +102,7 @@ def random_model(
     Parameters
     ----------
     kind : str
-        "q8_0", "q4_0", "q4_1" or "f32", of every matrix.
+        "q8_0", "q4_0", "q4_1", one with a codebook, or "f32", of every matrix.
     kinds : dict, optional
         Matrices ("q", "down", "embedding", ...) of another kind.
     bias : float

@@ -51,8 +51,11 @@ def test_generate(board):
     columns, port = hardware.array.columns, hardware.memory.port_bits
     assert re.search(rf"\[{columns * port - 1}:0\] r_data;", texts["chip"])
     # One definition each, however many instances.
-    assert len(re.findall(r"^  column ", texts["array"], re.MULTILINE)) == columns
-    assert len(re.findall(r"^  dot_element ", texts["column"], re.MULTILINE)) == hardware.array.rows
+    packed = hardware.array.packed
+    element = "dot_pair" if packed else "dot_element"
+    units = columns // (2 if packed else 1)
+    assert len(re.findall(r"^  column ", texts["array"], re.MULTILINE)) == units
+    assert len(re.findall(rf"^  {element} ", texts["column"], re.MULTILINE)) == hardware.array.rows
 
 
 @pytest.mark.skipif(not DEEP, reason="only with TOKENLOOM_DEEP=1: builds a simulator of its own")

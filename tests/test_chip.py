@@ -115,6 +115,9 @@ def test_prompts_of_every_kind(kind, count, device):
         dict(gate="q4_0", up="q8_0", embedding="q4_1"),
         dict(gate="q4_1", up="q4_0", head="q4_0"),
         dict(o="q4_0", gate="f32", up="q8_0", head="q4_1"),
+        # One codebook per chip: the others' codes have 8 bits on the tape.
+        dict(q="nf4", gate="nf4", up="nf4", down="q4_0", embedding="nf4", v="iq4_nl"),
+        dict(o="mxfp4", head="mxfp4", gate="nf4", up="mxfp4"),
     ],
     ids=lambda kinds: "-".join(kinds),
 )
@@ -131,6 +134,22 @@ def test_gate_and_up_of_kinds_without_a_common_tape(device):
     except TokenloomError:
         return
     check(chip, prompt_for(model, 3), 4)
+
+
+def test_another_codebook_after_one(device):
+    """What a model's 4-bit codes mean does not outlast it."""
+    chip = device(quantise(random_model(**SMALL, kind="nf4")))
+    check(chip, prompt_for(chip.model, 3), 3)
+    for kind in ("q4_0", "mxfp4", "iq4_nl", "q4_1"):
+        chip.replace(quantise(random_model(**SMALL, kind=kind)))
+        check(chip, prompt_for(chip.model, 3), 3)
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "nf4", "mxfp4", "iq4_nl"])
+def test_dense_weights_as(kind, device):
+    model = quantise(random_model(**SMALL, kind="f32"), weights=kind)
+    assert model.layers[0].down.bits == model.embedding.bits == 4
+    check(device(model), prompt_for(model, 3), 4)
 
 
 @pytest.mark.parametrize("scale", [2.0**-12, 2.0**-4, 2.0**4, 2.0**9])

@@ -28,6 +28,7 @@ for _group in (
     "hostile",
     "faults",
     "sampler",
+    "array",
     "ring",
     "blocks_norm_ffn",
     "generate",

@@ -3,13 +3,16 @@
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
+
+if TYPE_CHECKING:
+    from tokenloom.compiler.checkpoint import MatrixKind
 
 __all__ = ["evaluate"]
 
@@ -23,6 +26,7 @@ def evaluate(
     tokens: int | None = None,
     window: int = 512,
     sparse: int | None = None,
+    weights: "MatrixKind" = "q8_0",
 ) -> dict[str, Any]:
     """Measure both perplexities on a text file.
 
@@ -45,6 +49,8 @@ def evaluate(
         Tokens in a window.
     sparse
         Also measure the golden model with only so many scores in a softmax.
+    weights
+        What dense matrices become for the golden model.
 
     Returns
     -------
@@ -92,7 +98,7 @@ def evaluate(
         raise TokenloomError(f"{text}: has no two tokens in a row, so there is nothing to score")
 
     with progress.step(f"quantise {source.name}"):
-        quantised = quantise(checkpoint, positions=hardware.maxima.positions)
+        quantised = quantise(checkpoint, positions=hardware.maxima.positions, weights=weights)
         golden = Golden(quantised)
 
     def golden_logits(ids: Any) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from tokenloom.host import progress
 from tokenloom.sim.memory import IDEAL, memory_profile
 
 if TYPE_CHECKING:
+    from tokenloom.compiler.checkpoint import MatrixKind
     from tokenloom.host.prepare import Prepared
 
 __all__ = ["check_memory", "run"]
@@ -65,6 +66,7 @@ def run(
     memory_seed: int = 1,
     device: str = "verilator",
     check: bool = False,
+    weights: MatrixKind = "q8_0",
     fallback: str | None = None,
     emit: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -89,6 +91,8 @@ def run(
         Of everything about the memory that is left to chance.
     check : bool
         Compare every logit and token with the golden model.
+    weights : str
+        What dense matrices become.
     fallback : str, optional
         Model to take when `model` cannot be fetched.
     emit : callable
@@ -129,7 +133,7 @@ def run(
         "logit_bias": tuple(logit_bias),
     }
     sampling = Sampling(**choices)  # before the long steps, what is never allowed
-    ready = prepare(model, board, overrides, fallback=fallback)
+    ready = prepare(model, board, overrides, fallback=fallback, weights=weights)
     candidates = ready.hardware.sampler.candidates
     if candidates:
         sampling = Sampling(**choices, candidates=candidates)

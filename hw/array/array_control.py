@@ -10,12 +10,12 @@ from amaranth.lib.wiring import In, Out
 from tokenloom.hw.array.column import Column
 from tokenloom.hw.array.dot_element import DotElement
 from tokenloom.hw.numbers.formats import BLOCK, TOKENS_MAX
+from tokenloom.hw.numbers.words import ceil_shift
 from tokenloom.hw.sequencer.isa import ARRAY_OP, OPERAND_BITS, Kind
 from tokenloom.hw.verilog.block import Block
 
-__all__ = ["OPS_IN_FLIGHT", "ArrayControl"]
+__all__ = ["ArrayControl"]
 
-OPS_IN_FLIGHT = 8
 _BEAT_BITS = (TOKENS_MAX // BLOCK).bit_length()  # of an operation on values
 
 # What the issue stage hands to a row, one cycle later per row.
@@ -48,18 +48,27 @@ class ArrayControl(Block):
         Blocks of 32 tokens that a probability row holds.
     edge : int
         E, belt cycles between the announcement of a take and the take.
+    beat_blocks : int
+        Blocks per beat, K / 32: a power of two.
+    latency : int
+        The elements' LATENCY.
+    crossing : int
+        Cycles that everything is late on its way to the columns, and the sums on their way back
+        (`Array.crossing`).
 
     Members
     -------
     issue, op : In, from the queue; ready : Out
     rows_used : In, rows of this pass; group_rows : In, heads per kv head × rows
-    slot_groups : In, ⌈group_rows / R⌉; key_tiles, value_beats : In, from the pass's length
+    slot_groups : In, ⌈group_rows / R⌉; key_tiles : In, from the pass's length
     key_blocks : In, blocks of 32 in a head
+    value_blocks : In, blocks of 32 tokens
     will_take : Out(E), takes announced, nearest last; take : Out; computes : Out(1), a beat is
         multiplied, freshly taken or held
     take_keys, take_tile, take_beat, take_parity : Out, with `take`: it is a K beat, and which
-    x_addr, x_values, x_digit : Out, per row: address in the operand buffer, or in the probability
+    x_addr, x_values, x_digit : Out, per row: beat in the operand buffer, or in the probability
         buffer (parity, slot, beat) and which digit; valid 2 cycles before the element's stage 0
+    x_mask : Out(K/32), per row: blocks of the beat that count; the others are to be zeros
     stage, first, bank, slot : Out, per row, see `DotElement`
     read_bank, read_slot, load, step, select : Out, per row, see `Drain`
     out_valid, out_index, out_slot, out_last, out_op : Out, per row, with the drain's values;
@@ -68,18 +77,31 @@ class ArrayControl(Block):
     Latency
     -------
     From the first issue cycle: take after E; first drained value of a tile `DRAIN` cycles (+ E + r)
-    after the issue of the tile's last beat.
+    after the issue of the tile's last beat; `drain_latency` in general.
     """
 
     DRAIN = Column.OPERAND + DotElement.LATENCY + 1
 
     def __init__(
-        self, *, columns: int, drain: int, rows: int, slots: int, token_blocks: int, edge: int = 1
+        self,
+        *,
+        columns: int,
+        drain: int,
+        rows: int,
+        slots: int,
+        token_blocks: int,
+        edge: int = 1,
+        beat_blocks: int = 1,
+        latency: int = DotElement.LATENCY,
+        crossing: int = 0,
     ) -> None:
         self._c, self._w, self._r, self._slots = columns, drain, rows, slots
         self._edge, self._token_blocks = edge, token_blocks
+        self._beat_blocks, self._latency, self._crossing = beat_blocks, latency, crossing
         self._slot_bits = max(1, (slots - 1).bit_length())
-        self._beat_bits = max(1, (token_blocks - 1).bit_length())
+        self._beat_bits = max(1, (-(-token_blocks // beat_blocks) - 1).bit_length())
+        # Operations whose fields are kept: one may begin in every cycle until the first is out.
+        self._op_bits = max(3, self.drain_latency(latency, crossing).bit_length())
         self.p_bits = 1 + self._slot_bits + self._beat_bits
         self._addr_bits = max(OPERAND_BITS, self.p_bits)
         self._select_bits = max(1, (drain - 1).bit_length())
@@ -87,7 +109,8 @@ class ArrayControl(Block):
             "x_addr": self._addr_bits,
             "x_values": 1,
             "x_digit": 1,
-            "stage": 5,
+            "x_mask": beat_blocks,
+            "stage": latency,
             "first": 1,
             "bank": 1,
             "slot": self._slot_bits,
@@ -111,7 +134,7 @@ class ArrayControl(Block):
                 "group_rows": In(10),
                 "slot_groups": In(self._slot_bits + 1),
                 "key_tiles": In(17),
-                "value_beats": In(_BEAT_BITS),
+                "value_blocks": In(_BEAT_BITS),
                 "key_blocks": In(4),
                 "will_take": Out(edge),
                 "take": Out(1),
@@ -123,8 +146,15 @@ class ArrayControl(Block):
                 "busy": Out(1),
                 **{name: Out(bits * rows) for name, bits in per_row.items()},
             },
-            params=(columns, drain, rows, slots, token_blocks, edge),
-        )
+            params=(
+                columns, drain, rows, slots, token_blocks, edge, beat_blocks, latency, crossing,
+            ),
+        )  # fmt: skip
+
+    @classmethod
+    def drain_latency(cls, latency: int, crossing: int) -> int:
+        """`DRAIN` with elements of another latency, and registers on the way to and fro."""
+        return cls.DRAIN + latency - DotElement.LATENCY + 2 * crossing
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -139,15 +169,16 @@ class ArrayControl(Block):
                 **_ISSUE,
                 "slot": self._slot_bits,
                 "x_addr": self._addr_bits,
+                "x_mask": self._beat_blocks,
                 "tile_end": 1,
                 "tile": 16,
                 "tile_last": 1,
-                "op": 3,
+                "op": self._op_bits,
             }
         )
         now = Signal(layout)
         fresh = data.View(ARRAY_OP, self.op)
-        active, waiting, op_id = Signal(), Signal(), Signal(3)
+        active, waiting, op_id = Signal(), Signal(), Signal(self._op_bits)
         op = Signal(ARRAY_OP)
         tile, beat, slot, digit = Signal(16), Signal(_BEAT_BITS), Signal(self._slot_bits), Signal()
         # A tile lasts until its sums have left; an operation's longest drain, less one.
@@ -201,7 +232,10 @@ class ArrayControl(Block):
         fresh_hold = (
             Mux(fresh_attention, self.slot_groups * Const(self._c // self._w, 8), self._c) - 1
         )
-        fresh_beats = Mux(fresh.kind == Kind.VALUES, self.value_beats, fresh.beats) - 1
+        split = self._beat_blocks.bit_length() - 1
+        value_beats = ceil_shift(self.value_blocks, split)
+        key_beats = ceil_shift(self.key_blocks, split)
+        fresh_beats = Mux(fresh.kind == Kind.VALUES, value_beats, fresh.beats) - 1
         fresh_lead = Mux(fresh.kind == Kind.VALUES, 2 * fresh_beats + 1, fresh_beats)[
             : _BEAT_BITS + 1
         ]
@@ -240,12 +274,21 @@ class ArrayControl(Block):
         with m.If(values):
             m.d.comb += now.x_addr.eq(Cat(beat[: self._beat_bits], slot, op.parity))
         with m.Elif(keys):
-            m.d.comb += now.x_addr.eq(op.x_base + slot * self.key_blocks + beat)
+            m.d.comb += now.x_addr.eq(op.x_base[split:] + slot * key_beats + beat)
         with m.Else():
-            m.d.comb += now.x_addr.eq(op.x_base + beat)
+            m.d.comb += now.x_addr.eq(op.x_base[split:] + beat)
+        # A matmul's weights behind the last block are zeros, but not what memory has there of K
+        # and V.
+        blocks = Signal(range(1 << len(self.value_blocks)))
+        m.d.comb += blocks.eq(Mux(values, self.value_blocks, self.key_blocks))
+        m.d.comb += now.x_mask.eq(
+            Cat(~attention | ((beat << split) + b < blocks) for b in range(self._beat_blocks))
+        )
 
         # The operation's fields wait here for its drains.
-        m.submodules.in_flight = file = Memory(shape=ARRAY_OP.size, depth=OPS_IN_FLIGHT, init=[])
+        m.submodules.in_flight = file = Memory(
+            shape=ARRAY_OP.size, depth=1 << self._op_bits, init=[]
+        )
         write = file.write_port()
         m.d.comb += [
             write.addr.eq(op_id + 1),
@@ -259,7 +302,7 @@ class ArrayControl(Block):
         """Delay lines from the issue stage to the rows, and the drain."""
         edge, rows = self._edge, self._r
         line = [now]
-        for k in range(edge + rows + Column.OPERAND + DotElement.LATENCY):
+        for k in range(edge + rows + Column.OPERAND + self._latency):
             register = Signal(now.shape(), name=f"issue{k + 1}")
             m.d.sync += register.eq(line[-1])
             line.append(register)
@@ -282,20 +325,21 @@ class ArrayControl(Block):
             set_row("x_addr", r, ask.x_addr)
             set_row("x_values", r, ask.values)
             set_row("x_digit", r, ask.digit)
+            set_row("x_mask", r, ask.x_mask)
             stages = []
-            for s in range(5):
+            for s in range(self._latency):
                 at = line[edge + r + Column.OPERAND + s]
                 used = Mux(at.attention, at.slot * rows + r < self.group_rows, r < self.rows_used)
                 stages.append(at.valid & used)
             set_row("stage", r, Cat(stages))
-            write = line[edge + r + Column.OPERAND + 4]
+            write = line[edge + r + Column.OPERAND + self._latency - 1]
             for name in ("first", "bank", "slot"):
                 set_row(name, r, write[name])
 
-        # Drain of row 0; the sums of slot 0 can be read one cycle after the write of stage 4.
-        end = line[edge + Column.OPERAND + DotElement.LATENCY - 1]
+        # Drain of row 0; the sums of slot 0 can be read one cycle after the last stage's write.
+        end = line[edge + Column.OPERAND + self._latency - 1]
         run, phase, slot = Signal(), Signal(range(self._c)), Signal(self._slot_bits)
-        tile, tile_last, bank, op_id = Signal(16), Signal(), Signal(), Signal(3)
+        tile, tile_last, bank, op_id = Signal(16), Signal(), Signal(), Signal(self._op_bits)
         attention = Signal()
         slots_last = Mux(attention, self.slot_groups - 1, 0)
         phase_last = Mux(attention, self._c // self._w - 1, self._c - 1)
@@ -324,16 +368,16 @@ class ArrayControl(Block):
                 "slot": self._slot_bits,
                 "tile": 16,
                 "last": 1,
-                "op": 3,
+                "op": self._op_bits,
             }
         )
-        load_layout = data.StructLayout({"load": 1, "bank": 1, "slot": self._slot_bits})
-        loading = Signal(load_layout)
+        read_layout = data.StructLayout({"bank": 1, "slot": self._slot_bits})
+        reading, loads = Signal(read_layout), Signal()
         going = Signal(out)
         m.d.comb += [
-            loading.load.eq(run & (phase == 0)),
-            loading.bank.eq(bank),
-            loading.slot.eq(slot),
+            loads.eq(run & (phase == 0)),
+            reading.bank.eq(bank),
+            reading.slot.eq(slot),
             going.run.eq(run),
             going.attention.eq(attention),
             going.phase.eq(phase),
@@ -342,19 +386,27 @@ class ArrayControl(Block):
             going.last.eq(tile_last & (slot == slots_last) & (phase == phase_last)),
             going.op.eq(op_id),
         ]
+        # Everything to the columns and back is late by the same number of cycles.
+        arriving: Signal = loads
+        for k in range(2 * self._crossing):
+            crossed = Signal(out, name=f"crossed{k}")
+            arrived = Signal(name=f"arrived{k}")
+            m.d.sync += [crossed.eq(going), arrived.eq(arriving)]
+            going, arriving = crossed, arrived
         for r in range(rows):
             shown = Signal(out, name=f"shown{r}")
             m.d.sync += shown.eq(going)
             if r:
-                late = Signal(load_layout, name=f"loading{r}")
-                m.d.sync += late.eq(loading)
-                loading = late
+                late = Signal(read_layout, name=f"reading{r}")
+                load = Signal(name=f"load{r}")
+                m.d.sync += [late.eq(reading), load.eq(arriving)]
+                reading, arriving = late, load
             fields = self._file.read_port(domain="comb")
             m.d.comb += fields.addr.eq(shown.op)
             op = data.View(ARRAY_OP, fields.data)
-            set_row("read_bank", r, loading.bank)
-            set_row("read_slot", r, loading.slot)
-            set_row("load", r, loading.load)
+            set_row("read_bank", r, reading.bank)
+            set_row("read_slot", r, reading.slot)
+            set_row("load", r, arriving)
             select = shown.phase[: self._select_bits] if self._w > 1 else Const(0, 1)
             set_row("select", r, select)
             ends_word = Const(1, 1) if self._w == 1 else select == self._w - 1

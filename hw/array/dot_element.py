@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.array.multiplier import Multiplier
 from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS, WEIGHT_BITS
 from tokenloom.hw.verilog.block import Block
 
-__all__ = ["DotElement", "tree_sum"]
+__all__ = [
+    "DOT_BITS",
+    "MANT_BITS",
+    "SHIFT_BITS",
+    "X_SHIFT_BITS",
+    "DotElement",
+    "add_accumulators",
+    "check_element",
+    "scaled_terms",
+    "shifted",
+    "tree_sum",
+]
 
 MANT_BITS = 12  # signed mantissa of an fp16 scale
 SHIFT_BITS = 5
@@ -27,6 +40,94 @@ def tree_sum(terms: Sequence[Value]) -> Value:
     return level[0]
 
 
+def check_element(lanes: int, slots: int) -> None:
+    """Raises ValueError unless an element can have so many lanes and accumulators per bank."""
+    if lanes % BLOCK or lanes <= 0:
+        raise ValueError(f"lanes is {lanes}; allowed: multiples of {BLOCK}")
+    if not 1 <= slots <= 64:
+        raise ValueError(f"slots is {slots}; allowed: 1..64")
+
+
+def shifted(m: Module, name: str, value: Value, by: Value) -> Value:
+    """`value << by` in an accumulator's width.
+
+    The compiler's proof bounds the sum; what a shift pushes out of the top is always zero.
+    """
+    wide = Signal(signed(ACC_BITS), name=f"{name}_wide")
+    result = Signal(signed(ACC_BITS), name=f"{name}_shifted")
+    m.d.comb += [wide.eq(value), result.eq((wide << by[:6])[:ACC_BITS].as_signed())]
+    return result
+
+
+def add_accumulators(
+    m: Module, ports: Any, name: str, total: Value, enable: Value, acc: Value
+) -> None:
+    """Two banks of accumulators, which `total` is added to or replaces; `acc` shows one.
+
+    `ports` has `first`, `bank`, `slot`, `read_bank` and `read_slot` as `DotElement`.
+    """
+    m.submodules[name] = memory = Memory(
+        shape=signed(ACC_BITS), depth=2 * (1 << len(ports.slot)), init=[]
+    )
+    here = memory.read_port(domain="comb")
+    there = memory.read_port(domain="comb")
+    write = memory.write_port()
+    m.d.comb += [
+        here.addr.eq((ports.bank << len(ports.slot)) | ports.slot),
+        there.addr.eq((ports.read_bank << len(ports.slot)) | ports.read_slot),
+        write.addr.eq(here.addr),
+        write.data.eq(Mux(ports.first, 0, here.data) + total),
+        write.en.eq(enable),
+        acc.eq(there.data),
+    ]
+
+
+def _delayed(
+    m: Module, stages: Value, name: str, value: Value, stage: int, shape: Any = None
+) -> Signal:
+    """`value` behind the register of a stage."""
+    register = Signal(shape or value.shape(), name=f"{name}_s{stage}")
+    with m.If(stages[stage]):
+        m.d.sync += register.eq(value)
+    return register
+
+
+def scaled_terms(m: Module, ports: Any, b: int, dot: Value, stages: Value) -> list[Value]:
+    """Block b's exact sum, there behind stage 1, times its mantissa, and its minimum: shifted.
+
+    `ports` has the scales and minima, `x_shift` and `x_sum` as `DotElement`; `stages` says which
+    registers move.
+    """
+
+    def field(port: Value, bits: int) -> Value:
+        return port.word_select(b, bits)
+
+    def delayed(name: str, value: Value, stage: int) -> Signal:
+        return _delayed(m, stages, f"{name}_{b}", value, stage)
+
+    x_shift = field(ports.x_shift, X_SHIFT_BITS)
+    mant = field(ports.w_mant, MANT_BITS).as_signed()
+    shift = field(ports.w_shift, SHIFT_BITS) + x_shift
+    minimum = (
+        field(ports.x_sum, SUM_BITS).as_signed() * field(ports.w_min_mant, MANT_BITS).as_signed()
+    )
+    min_shift = field(ports.w_min_shift, SHIFT_BITS) + x_shift
+
+    for stage in (0, 1):
+        mant = delayed("mant", mant, stage)
+        shift = delayed("shift", shift, stage)
+        minimum = delayed("minimum", minimum, stage)
+        min_shift = delayed("min_shift", min_shift, stage)
+    scaled = delayed("product", dot * mant, 2)
+    shift = delayed("shift", shift, 2)
+    minimum = delayed("minimum", minimum, 2)
+    min_shift = delayed("min_shift", min_shift, 2)
+    return [
+        shifted(m, f"dot_{b}", scaled, shift),
+        shifted(m, f"minimum_{b}", minimum, min_shift),
+    ]
+
+
 class DotElement(Block):
     """`acc[bank, slot] (+)= (Σ w·x · mant << (w_shift + x_shift)) + (Σx · min << …)`.
 
@@ -36,6 +137,8 @@ class DotElement(Block):
         K, products per cycle, a multiple of 32.
     slots : int
         Accumulators per bank.
+    multiplier : Multiplier
+        What multiplies the codes.
 
     Members
     -------
@@ -53,12 +156,11 @@ class DotElement(Block):
     """
 
     LATENCY = 5
+    COLUMNS = 1
 
-    def __init__(self, *, lanes: int, slots: int) -> None:
-        if lanes % BLOCK or lanes <= 0:
-            raise ValueError(f"lanes is {lanes}; allowed: multiples of {BLOCK}")
-        if not 1 <= slots <= 64:
-            raise ValueError(f"slots is {slots}; allowed: 1..64")
+    def __init__(self, *, lanes: int, slots: int, multiplier: Multiplier | None = None) -> None:
+        check_element(lanes, slots)
+        self._multiplier = multiplier or Multiplier()
         blocks = lanes // BLOCK
         self._blocks, self._slots = blocks, slots
         slot_bits = max(1, (slots - 1).bit_length())
@@ -80,7 +182,7 @@ class DotElement(Block):
                 "read_slot": In(slot_bits),
                 "acc": Out(signed(ACC_BITS)),
             },
-            params=(lanes, slots),
+            params=(lanes, slots, self._multiplier.name),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -93,20 +195,7 @@ class DotElement(Block):
         with m.If(self.stage[3]):
             m.d.sync += total.eq(tree_sum(terms))
 
-        m.submodules.bank_memory = memory = Memory(
-            shape=signed(ACC_BITS), depth=2 * (1 << len(self.slot)), init=[]
-        )
-        here = memory.read_port(domain="comb")
-        there = memory.read_port(domain="comb")
-        write = memory.write_port()
-        m.d.comb += [
-            here.addr.eq((self.bank << len(self.slot)) | self.slot),
-            there.addr.eq((self.read_bank << len(self.slot)) | self.read_slot),
-            write.addr.eq(here.addr),
-            write.data.eq(Mux(self.first, 0, here.data) + total),
-            write.en.eq(self.stage[4]),
-            self.acc.eq(there.data),
-        ]
+        add_accumulators(m, self, "bank_memory", total, self.stage[4], self.acc)
         return m
 
     def _block_terms(self, m: Module, b: int) -> list[Value]:
@@ -115,13 +204,11 @@ class DotElement(Block):
         def product(i: int) -> Value:
             lane = BLOCK * b + i
             w = self.w_codes.word_select(lane, WEIGHT_BITS).as_signed()
-            return w * self.x_codes.word_select(lane, ACTIVATION_BITS).as_signed()
+            x = self.x_codes.word_select(lane, ACTIVATION_BITS).as_signed()
+            return self._multiplier.product(m, f"product{lane}", w, x)
 
         def delayed(name: str, value: Value, stage: int, shape: object = None) -> Signal:
-            register = Signal(shape or value.shape(), name=f"{name}_{b}_s{stage}")
-            with m.If(self.stage[stage]):
-                m.d.sync += register.eq(value)
-            return register
+            return _delayed(m, self.stage, f"{name}_{b}", value, stage, shape)
 
         # Stage 0: four products at a time. Stage 1: the block's exact sum.
         quads = [
@@ -130,32 +217,4 @@ class DotElement(Block):
         ]
         dot = delayed("dot", tree_sum(quads), 1, signed(DOT_BITS))
 
-        def field(port: Value, bits: int) -> Value:
-            return port.word_select(b, bits)
-
-        x_shift = field(self.x_shift, X_SHIFT_BITS)
-        mant = field(self.w_mant, MANT_BITS).as_signed()
-        shift = field(self.w_shift, SHIFT_BITS) + x_shift
-        minimum = (
-            field(self.x_sum, SUM_BITS).as_signed() * field(self.w_min_mant, MANT_BITS).as_signed()
-        )
-        min_shift = field(self.w_min_shift, SHIFT_BITS) + x_shift
-
-        for stage in (0, 1):
-            mant = delayed("mant", mant, stage)
-            shift = delayed("shift", shift, stage)
-            minimum = delayed("minimum", minimum, stage)
-            min_shift = delayed("min_shift", min_shift, stage)
-        scaled = delayed("product", dot * mant, 2)
-        shift = delayed("shift", shift, 2)
-        minimum = delayed("minimum", minimum, 2)
-        min_shift = delayed("min_shift", min_shift, 2)
-
-        # The compiler's proof bounds the sum; what a shift pushes out of the top is always zero.
-        def shifted(name: str, value: Value, by: Value) -> Value:
-            wide = Signal(signed(ACC_BITS), name=f"{name}_{b}_wide")
-            result = Signal(signed(ACC_BITS), name=f"{name}_{b}_shifted")
-            m.d.comb += [wide.eq(value), result.eq((wide << by[:6])[:ACC_BITS].as_signed())]
-            return result
-
-        return [shifted("dot", scaled, shift), shifted("minimum", minimum, min_shift)]
+        return scaled_terms(m, self, b, dot, self.stage)

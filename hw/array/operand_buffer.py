@@ -1,8 +1,8 @@
-"""One array row's activations: blocks of codes with shift and sum."""
+"""One array row's activations: blocks of codes with shift and sum, a beat of them at a time."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -27,6 +27,9 @@ class OperandBuffer(Block):
         Operand blocks that fit.
     p_blocks : int
         Probability blocks that fit (parity, slot, block of 32 tokens).
+    beat_blocks : int
+        Blocks that are read at once, a power of two that divides both: block a is block
+        a mod beat_blocks of beat a div beat_blocks.
 
     Members
     -------
@@ -34,9 +37,10 @@ class OperandBuffer(Block):
     cfg_we, cfg_addr, cfg_data : In, one that stays is written before the first pass
         (`OPERAND_BITS`); never together with `we`
     p_we, p_addr, p_hi, p_lo, p_sx : In, a probability block is written
-    read_addr, read_values, read_digit : In; x_codes, x_shift, x_sum : Out, two cycles later.
-        With `read_values` it is a probability block's digit: 0 is the high one, whose shift is 8
-        more; its sum is given as 0 (no minima meet probabilities).
+    read_addr, read_values, read_digit : In; x_codes, x_shift, x_sum : Out, two cycles later, the
+        beat's blocks side by side. With `read_values` it is probability blocks' digit: 0 is the
+        high one, whose shift is 8 more; the sum is given as 0 (no minima meet probabilities).
+    read_mask : In(beat_blocks), blocks whose codes are shown; the others' are zeros
 
     Latency
     -------
@@ -45,11 +49,16 @@ class OperandBuffer(Block):
 
     LATENCY = 2
 
-    def __init__(self, *, blocks: int, p_blocks: int) -> None:
-        self._blocks, self._p_blocks = blocks, p_blocks
+    def __init__(self, *, blocks: int, p_blocks: int, beat_blocks: int = 1) -> None:
+        for name, size in (("blocks", blocks), ("p_blocks", p_blocks)):
+            if size < 1 or size % beat_blocks:
+                raise ValueError(
+                    f"{name} is {size}; allowed: multiples of beat_blocks = {beat_blocks}"
+                )
+        self._blocks, self._p_blocks, self._beat_blocks = blocks, p_blocks, beat_blocks
         addr = range(blocks)
         p_addr = range(p_blocks)
-        width = max(1, (max(blocks, p_blocks) - 1).bit_length())
+        width = max(1, (max(blocks, p_blocks) // beat_blocks - 1).bit_length())
         super().__init__(
             {
                 "we": In(1),
@@ -68,35 +77,58 @@ class OperandBuffer(Block):
                 "read_addr": In(width),
                 "read_values": In(1),
                 "read_digit": In(1),
-                "x_codes": Out(CODE_BITS),
-                "x_shift": Out(X_SHIFT_BITS),
-                "x_sum": Out(SUM_BITS),
+                "read_mask": In(beat_blocks),
+                "x_codes": Out(CODE_BITS * beat_blocks),
+                "x_shift": Out(X_SHIFT_BITS * beat_blocks),
+                "x_sum": Out(SUM_BITS * beat_blocks),
             },
-            params=(blocks, p_blocks),
+            params=(blocks, p_blocks, beat_blocks),
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.operands = operands = Memory(shape=OPERAND_BITS, depth=self._blocks, init=[])
-        m.submodules.probabilities = probabilities = Memory(
-            shape=2 * DIGIT_BITS + X_SHIFT_BITS, depth=self._p_blocks, init=[]
+        values, digit = Signal(), Signal()
+        mask = Signal(self._beat_blocks)
+        m.d.sync += [
+            values.eq(self.read_values),
+            digit.eq(self.read_digit),
+            mask.eq(self.read_mask),
+        ]
+        for b in range(self._beat_blocks):
+            self._block(m, b, values, digit, mask[b])
+        return m
+
+    def _block(self, m: Module, b: int, values: Signal, digit: Signal, shown: Value) -> None:
+        """Block number `b` of every beat: its memories, and the beat's part at the output."""
+        split = self._beat_blocks.bit_length() - 1
+        mine = lambda addr: (addr[:split] == b) if split else Const(1, 1)  # noqa: E731
+        operands = Memory(
+            shape=OPERAND_BITS,
+            depth=self._blocks // self._beat_blocks,
+            init=[],
         )
+        probabilities = Memory(
+            shape=2 * DIGIT_BITS + X_SHIFT_BITS,
+            depth=self._p_blocks // self._beat_blocks,
+            init=[],
+        )
+        suffix = f"_of{b}" if split else ""
+        m.submodules[f"operands{suffix}"] = operands
+        m.submodules[f"probabilities{suffix}"] = probabilities
         write, read = operands.write_port(), operands.read_port()
         p_write, p_read = probabilities.write_port(), probabilities.read_port()
         m.d.comb += [
-            write.en.eq(self.we | self.cfg_we),
-            write.addr.eq(Mux(self.cfg_we, self.cfg_addr, self.addr)),
+            write.en.eq((self.we & mine(self.addr)) | (self.cfg_we & mine(self.cfg_addr))),
+            write.addr.eq(Mux(self.cfg_we, self.cfg_addr, self.addr)[split:]),
             write.data.eq(Mux(self.cfg_we, self.cfg_data, Cat(self.codes, self.sx, self.sum))),
-            p_write.en.eq(self.p_we),
-            p_write.addr.eq(self.p_addr),
+            p_write.en.eq(self.p_we & mine(self.p_addr)),
+            p_write.addr.eq(self.p_addr[split:]),
             p_write.data.eq(Cat(self.p_hi, self.p_lo, self.p_sx)),
             read.addr.eq(self.read_addr),
             read.en.eq(~self.read_values),
             p_read.addr.eq(self.read_addr),
             p_read.en.eq(self.read_values),
         ]
-        values, digit = Signal(), Signal()
-        m.d.sync += [values.eq(self.read_values), digit.eq(self.read_digit)]
         p_hi, p_lo, p_sx = (
             p_read.data[:DIGIT_BITS],
             p_read.data[DIGIT_BITS : 2 * DIGIT_BITS],
@@ -106,12 +138,16 @@ class OperandBuffer(Block):
         wide = Cat(
             Cat(digits.word_select(i, 8), digits[8 * i + 7])[:ACTIVATION_BITS] for i in range(BLOCK)
         )
+        codes = self.x_codes.word_select(b, CODE_BITS)
+        shift = self.x_shift.word_select(b, X_SHIFT_BITS)
+        total = self.x_sum.word_select(b, SUM_BITS)
         with m.If(values):
             m.d.sync += [
-                self.x_codes.eq(wide),
-                self.x_shift.eq(Mux(digit, p_sx, p_sx + 8)),
-                self.x_sum.eq(0),
+                codes.eq(wide),
+                shift.eq(Mux(digit, p_sx, p_sx + 8)),
+                total.eq(0),
             ]
         with m.Else():
-            m.d.sync += Cat(self.x_codes, self.x_shift, self.x_sum).eq(read.data)
-        return m
+            m.d.sync += Cat(codes, shift, total).eq(read.data)
+        with m.If(~shown):
+            m.d.sync += codes.eq(0)

@@ -32,6 +32,8 @@ class Attention(Block):
         C, W, R (a power of two), slot groups.
     tokens_max, dim_blocks, width_max : int
         Longest context, blocks of 32 dims per head, longest concatenation of heads.
+    beat_blocks : int
+        Blocks of dims that a K beat brings (K / 32).
     taps : bool
         With the port `tap`.
 
@@ -72,12 +74,13 @@ class Attention(Block):
         tokens_max: int,
         dim_blocks: int,
         width_max: int,
+        beat_blocks: int = 1,
         taps: bool = False,
     ) -> None:
         self._c, self._w, self._r, self._slots = columns, drain, rows, slots
         self._tokens, self._dim_blocks = tokens_max, dim_blocks
         self._width = -(-width_max // BLOCK) * BLOCK
-        self._taps = taps
+        self._beat_blocks, self._taps = beat_blocks, taps
         tapped = {"tap": Out(32 * sum(attention_tap(drain).values()) * rows)}
         self._slot_bits = max(1, (slots - 1).bit_length())
         self._block_bits = max(1, (tokens_max // BLOCK - 1).bit_length())
@@ -104,7 +107,7 @@ class Attention(Block):
                 "v_bank": In(1),
                 "v_tile": In(max(1, (tiles - 1).bit_length())),
                 "v_block": In(max(1, (dim_blocks - 1).bit_length())),
-                "v_shifts": In(5 * columns),
+                "v_shifts": In(5 * beat_blocks * columns),
                 "soft_issue": In(1),
                 "soft_op": In(SOFTMAX_OP.size),
                 "soft_ready": Out(1),
@@ -125,8 +128,10 @@ class Attention(Block):
                 "saturated": Out(1),
                 **(tapped if taps else {}),
             },
-            params=(columns, drain, rows, slots, tokens_max, dim_blocks, width_max, taps),
-        )
+            params=(
+                columns, drain, rows, slots, tokens_max, dim_blocks, width_max, beat_blocks, taps,
+            ),
+        )  # fmt: skip
 
     def _row_of(self, lane: int, slot: Signal) -> tuple[Signal, Signal]:
         """Row i and head j of slot group `slot` in `lane`, for the rows of this pass."""
@@ -143,7 +148,11 @@ class Attention(Block):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         shifts = VExponents(
-            columns=self._c, drain=self._w, tokens_max=self._tokens, dim_blocks=self._dim_blocks
+            columns=self._c,
+            drain=self._w,
+            tokens_max=self._tokens,
+            dim_blocks=self._dim_blocks,
+            beat_blocks=self._beat_blocks,
         )
         m.submodules.v_exponents = instance(shifts, en=self.en)
         m.d.comb += [

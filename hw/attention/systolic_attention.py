@@ -290,7 +290,7 @@ class SystolicAttention(Block):
             control.group_rows.eq(group_rows),
             control.slot_groups.eq(slot_groups),
             control.key_tiles.eq((tokens + (self._c - 1)) >> (self._c.bit_length() - 1)),
-            control.value_beats.eq((tokens + (BLOCK - 1)) >> 5),
+            control.value_blocks.eq((tokens + (BLOCK - 1)) >> 5),
             control.key_blocks.eq(key_blocks),
             self.will_take.eq(control.will_take),
             self.take.eq(control.take),

@@ -6,6 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.numbers.words import pick
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["VExponents"]
@@ -28,13 +29,15 @@ class VExponents(Block):
         Tokens per bank: a multiple of 32.
     dim_blocks : int
         Blocks of 32 dims per head (1 or more).
+    beat_blocks : int
+        Blocks of dims that a K beat brings, a power of two: `write_block` counts beats.
 
     Members
     -------
     we : In(1), write_bank : In(1), write_tile : In, write_block : In
         Write the shifts of tokens `write_tile` * C and following.
-    write_shifts : In(5 * C)
-        Column c's at bits 5c.
+    write_shifts : In(5 * beat_blocks * C)
+        Column c's at bits 5 * beat_blocks * c, a beat's blocks side by side.
     read : In(1), read_bank : In(1), read_token : In, read_block : In
         Ask for W consecutive tokens' shifts; `read_token` is a multiple of W.
     read_shifts : Out(5 * W)
@@ -57,7 +60,9 @@ class VExponents(Block):
     WRITE_LATENCY = 1
     READ_LATENCY = 1
 
-    def __init__(self, *, columns: int, drain: int, tokens_max: int, dim_blocks: int) -> None:
+    def __init__(
+        self, *, columns: int, drain: int, tokens_max: int, dim_blocks: int, beat_blocks: int = 1
+    ) -> None:
         if drain not in (1, 2, 4, 8, 16, 32):
             raise ValueError(f"drain = {drain} is impossible: allowed is a power of two up to 32")
         if columns < drain or columns % drain:
@@ -72,28 +77,30 @@ class VExponents(Block):
             raise ValueError(f"dim_blocks = {dim_blocks} is impossible: allowed is 1 or more")
         self._columns, self._drain = columns, drain
         self._tiles = -(-tokens_max // columns)
-        self._dim_blocks = dim_blocks
+        self._beat_blocks = beat_blocks
+        self._dim_blocks = -(-dim_blocks // beat_blocks)  # beats
         block_bits = max(1, (dim_blocks - 1).bit_length())
         super().__init__(
             {
                 "we": In(1),
                 "write_bank": In(1),
                 "write_tile": In(max(1, (self._tiles - 1).bit_length())),
-                "write_block": In(block_bits),
-                "write_shifts": In(_BITS * columns),
+                "write_block": In(max(1, (self._dim_blocks - 1).bit_length())),
+                "write_shifts": In(_BITS * beat_blocks * columns),
                 "read": In(1),
                 "read_bank": In(1),
                 "read_token": In((tokens_max - 1).bit_length()),
                 "read_block": In(block_bits),
                 "read_shifts": Out(_BITS * drain),
             },
-            params=(columns, drain, tokens_max, dim_blocks),
+            params=(columns, drain, tokens_max, dim_blocks, beat_blocks),
         )
 
     def elaborate(self, platform: object) -> Module:
         """Words of W tokens, dealt to as many memories as a tile has words, or the next power."""
         m = Module()
-        size = _BITS * self._drain
+        share = self._beat_blocks.bit_length() - 1
+        size = _BITS * self._beat_blocks * self._drain
         parts = self._columns // self._drain
         split = (parts - 1).bit_length()
         count = 1 << split
@@ -132,7 +139,7 @@ class VExponents(Block):
                 ]
             m.d.comb += [
                 write.addr.eq(address(self.write_bank, self.write_block, row)),
-                read.addr.eq(address(self.read_bank, self.read_block, word[split:])),
+                read.addr.eq(address(self.read_bank, self.read_block[share:], word[split:])),
             ]
             if split == 0:
                 m.d.comb += read.en.eq(self.read)
@@ -141,11 +148,23 @@ class VExponents(Block):
                     self.read & (word[:split] == q if q else ~word[:split].any())
                 )
             found.append(read.data)
+        shown = Signal(size)
         if split == 0:
-            m.d.comb += self.read_shifts.eq(found[0])
+            m.d.comb += shown.eq(found[0])
         else:
             which = Signal(split)
             with m.If(self.read):
                 m.d.sync += which.eq(word[:split])
-            m.d.comb += self.read_shifts.eq(Array(found)[which])
+            m.d.comb += shown.eq(Array(found)[which])
+        if not share:
+            m.d.comb += self.read_shifts.eq(shown)
+        else:
+            # Of each token's blocks the one that was asked for.
+            block = Signal(share)
+            with m.If(self.read):
+                m.d.sync += block.eq(self.read_block[:share])
+            tokens = [shown.word_select(w, size // self._drain) for w in range(self._drain)]
+            m.d.comb += self.read_shifts.eq(
+                Cat(pick(m, token, block, _BITS, 1 << share) for token in tokens)
+            )
         return m

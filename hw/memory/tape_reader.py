@@ -26,7 +26,7 @@ class TapeReader(Block):
     port_bits : int
         Bits of a memory word P, 256 or 512.
     lanes : int
-        Codes per beat K, 32 or 64; BPB = K / 32 blocks.
+        Codes per beat K, 32, 64 or 128, at most P / 4; BPB = K / 32 blocks.
     buffer_words : int
         Depth of the word buffer, at least 16: bandwidth times latency of the memory.
     dim_blocks_max : int
@@ -76,7 +76,7 @@ class TapeReader(Block):
     -------
     A word reaches `beat_valid` in five cycles. A beat per cycle where the memory gives a word per
     cycle and a beat needs at most 32/17 of the words' codes (Q4 always, Q8 with K = 32, P = 512);
-    Q8 with 8K = P: 16 beats in 17 cycles.
+    Q8 with 8K = P: 16 beats in 17 cycles; with 8K = 2P: 8 in 17; Q4 with 4K = P: 8 in 10.
 
     Raises
     ------
@@ -98,8 +98,11 @@ class TapeReader(Block):
         module_name: str | None = None,
     ) -> None:
         check_port_bits(port_bits)
-        if lanes not in (32, 64):
-            raise ValueError(f"lanes has to be 32 or 64, not {lanes!r}")
+        if lanes not in (32, 64, 128) or 4 * lanes > port_bits:
+            raise ValueError(
+                f"lanes has to be 32, 64 or 128, at most port_bits / 4 = {port_bits // 4}, "
+                f"not {lanes!r}"
+            )
         if buffer_words < 16:
             raise ValueError(f"buffer_words has to be at least 16, not {buffer_words!r}")
         if dim_blocks_max < lanes // 32 or dim_blocks_max % (lanes // 32):

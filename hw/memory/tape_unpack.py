@@ -58,11 +58,12 @@ def add_unpacker(
     group_beats = port // 16 // bpb
     units = port // 8 // bpb
     unit_bits = (units - 1).bit_length()
+    split = bpb.bit_length() - 1
 
     # The command.
     valid = Signal()
     four, is_k, is_v = Signal(), Signal(), Signal()
-    left = Signal(BLOCKS_BITS - (bpb - 1))
+    left = Signal(BLOCKS_BITS - split)
     depth = Signal(range(tape.dim_blocks_max // bpb + 1))
     hold_words = Signal(range(header_words + 1))
     # Where it is: beat of the group; for K units of BPB exponent bytes; chunk of the word.
@@ -184,12 +185,12 @@ def add_unpacker(
             four.eq(kind == TapeKind.Q4),
             is_k.eq(kind == TapeKind.K),
             is_v.eq(kind == TapeKind.V),
-            left.eq(blocks >> (bpb - 1)),
-            depth.eq(dim_blocks >> (bpb - 1)),
+            left.eq(blocks >> split),
+            depth.eq(dim_blocks >> split),
             element.eq(0),
             dim.eq(0),
             k_unit.eq(0),
-            v_unit.eq(dim_blocks >> (bpb - 1)),
+            v_unit.eq(dim_blocks >> split),
         ]
         with m.Switch(kind):
             with m.Case(TapeKind.Q8):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 
-__all__ = ["ADDRESS_BITS", "ceil_shift", "check_port_bits", "pick"]
+__all__ = ["ADDRESS_BITS", "ceil_shift", "ceil_to", "check_port_bits", "pick"]
 
 ADDRESS_BITS = 32
 """Bits of a word address."""
@@ -19,6 +19,12 @@ def check_port_bits(port_bits: int) -> None:
 def ceil_shift(value: Value, shift: int) -> Value:
     """ceil(value / 2^shift)."""
     return (value + ((1 << shift) - 1))[shift:] if shift else value
+
+
+def ceil_to(value: Value, multiple: int) -> Value:
+    """The next multiple of a power of two."""
+    shift = multiple.bit_length() - 1
+    return Cat(Const(0, shift), ceil_shift(value, shift)) if shift else value
 
 
 def pick(m: Module, value: Value, index: Value, width: int, count: int) -> Signal:

@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.memory.tape_format import TapeKind
+from tokenloom.hw.numbers.words import ceil_shift, ceil_to
 from tokenloom.hw.sequencer.isa import TAPE_OP
 from tokenloom.hw.verilog.block import Block
 
@@ -33,6 +34,8 @@ class TapeControl(Block):
         Pages per slot.
     lookup_latency : int
         Cycles from `lookup_page` to `lookup_phys`.
+    beat_blocks : int
+        Blocks per beat: commands for V have a multiple of them.
 
     Members
     -------
@@ -58,9 +61,10 @@ class TapeControl(Block):
         dim_blocks: int,
         pages_max: int,
         lookup_latency: int,
+        beat_blocks: int = 1,
     ) -> None:
         self._depth, self._c, self._page = depth, columns, page_tokens
-        self._lookup = lookup_latency
+        self._lookup, self._beat_blocks = lookup_latency, beat_blocks
         super().__init__(
             {
                 "cfg_we": In(1),
@@ -87,8 +91,10 @@ class TapeControl(Block):
                 "cmd_addr2": Out(32),
                 "cmd_blocks": Out(24),
             },
-            params=(depth, columns, page_tokens, dim_blocks, pages_max, lookup_latency),
-        )
+            params=(
+                depth, columns, page_tokens, dim_blocks, pages_max, lookup_latency, beat_blocks,
+            ),
+        )  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -176,7 +182,7 @@ class TapeControl(Block):
                     with m.Else():
                         m.d.sync += [
                             self.cmd_addr.eq(base + self.v_offset + tile * self.v_dim_words),
-                            self.cmd_blocks.eq((here + 31) >> 5),
+                            self.cmd_blocks.eq(ceil_to(ceil_shift(here, 5), self._beat_blocks)),
                         ]
                     m.d.sync += [page.eq(page + 1), left.eq(left - self._page)]
                     m.next = "lookup"

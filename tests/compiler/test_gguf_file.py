@@ -18,7 +18,20 @@ SIZES = {
     "attn_q": (D, D), "attn_k": (D // 2, D), "attn_v": (D // 2, D), "attn_output": (D, D),
     "ffn_gate": (F, D), "ffn_up": (F, D), "ffn_down": (D, F),
 }  # fmt: skip
-KINDS = [Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.F16, Type.F32, Type.BF16]
+KINDS = [
+    Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.IQ4_NL, Type.MXFP4, Type.F16, Type.F32, Type.BF16,
+]  # fmt: skip
+
+
+def stored_as(value: np.ndarray, kind: Type) -> np.ndarray:
+    """gguf's own quantisation; of IQ4_NL, which it only reads, blocks with random codes."""
+    if kind != Type.IQ4_NL:
+        return gguf.quants.quantize(value, kind)
+    blocks = value.size // 32
+    codes = np.random.default_rng(5).integers(0, 256, (blocks, 16), dtype=np.uint8)
+    scale = np.abs(value.reshape(blocks, 32)).max(axis=1, keepdims=True) / 127
+    whole = np.concatenate([scale.astype("<f2").view(np.uint8), codes], axis=1)
+    return whole.reshape(len(value), -1)
 
 
 def write(
@@ -64,7 +77,7 @@ def write(
         tokenizer(writer)
     values = {}
     for name, (value, kind_here) in tensors.items():
-        stored = gguf.quants.quantize(value, kind_here)
+        stored = stored_as(value, kind_here)
         values[name] = gguf.quants.dequantize(stored, kind_here)
         writer.add_tensor(name, stored, raw_dtype=kind_here)
     writer.write_header_to_file()

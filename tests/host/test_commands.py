@@ -59,6 +59,25 @@ def test_run_on_the_golden_device(monkeypatch, capsys, tmp_path, model):
     assert result["summary"]["scheduled"] is None
 
 
+@pytest.mark.parametrize("weights", ["q8_0", "nf4", "mxfp4"])
+def test_run_with_weights_of_a_kind(monkeypatch, tmp_path, model, weights):
+    """Dense matrices become what --weights says, and the chip's schedule does not care."""
+    file = tmp_path / "run.json"
+    args = ["--prompt", "ab", "--raw", "--max-tokens", 3, "--ignore-eos", "--check"]
+    assert run_golden(monkeypatch, model, *args, "--weights", weights, "--json", file) == 0
+    result = json.loads(file.read_text())
+    assert result["golden_match"] is True
+    ready = prepare(str(model), "mini", weights=weights)
+    assert ready.quantise().layers[0].q.bits == (8 if weights == "q8_0" else 4)
+
+
+def test_weights_of_no_kind(monkeypatch, capsys, model):
+    line = failed(
+        monkeypatch, capsys, "run", "--model", model, "--prompt", "a", "--weights", "q5_0"
+    )
+    assert "'q5_0'" in line and "nf4" in line
+
+
 def test_run_raw_without_check(monkeypatch, tmp_path, model):
     file = tmp_path / "run.json"
     args = ["--prompt", "ab", "--raw", "--max-tokens", 1, "--json", file]

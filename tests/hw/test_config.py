@@ -62,7 +62,15 @@ def test_a_board_has_what_its_chip_asks_for(name):
     buffers = hardware.array.columns * hardware.memory.buffer_words * hardware.memory.port_bits
     assert buffers / 1024 <= (have.ultra_ram_kbit or have.block_ram_kbit) / 2
     array = hardware.array
-    assert array.columns * array.lanes * array.rows <= have.dsps - have.shell_dsps
+    assert array.macs // (2 if array.packed else 1) <= have.dsps - have.shell_dsps
+
+
+@pytest.mark.parametrize("name", ["u280", "u55c"])
+def test_a_large_board_has_an_array_to_match(name):
+    hardware = load(name)
+    assert hardware.array.macs >= 8000
+    assert hardware.array.columns == hardware.board.memory.channels == 32
+    assert hardware.array.groups == hardware.board.resources.slrs
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -91,6 +99,23 @@ def test_derived():
     # norm 18, context 18, hidden 48, queries 3 * 3 * 2 blocks
     assert hardware.operand_blocks == 18 + 1 + 18 + 48 + 18
     assert hardware.array_operations == 30 * (6 + 3 * (1 + 2)) + 1
+
+
+def test_derived_of_wide_beats():
+    """Every region of the operand buffer and every head is whole beats."""
+    hardware = load("sim", ["array.lanes=128"])
+    assert hardware.blocks_per_beat == 4
+    assert (hardware.head_blocks, hardware.memory_dim_blocks) == (2, 4)
+    # norm 18, context 18, hidden 48, queries 3 * 3 * 4 blocks
+    assert hardware.operand_blocks == 20 + 20 + 48 + 36
+    assert load("mini", ["array.lanes=64", "maxima.positions=20"]).attention_tokens == 128
+
+
+def test_a_word_of_four_bit_codes_is_a_beat_at_least():
+    with pytest.raises(ConfigError, match="at most memory.port_bits / 4"):
+        load("mini", ["array.lanes=128", "memory.port_bits=256", "memory.page_tokens=128"])
+    with pytest.raises(ConfigError, match=r"array.groups = 2 .* a pair of packed ones"):
+        load("mini", ["array.multiplier=packed", "array.groups=2"])
 
 
 def test_derived_of_odd_sizes():
@@ -134,9 +159,13 @@ def test_frozen():
         ("array.columns=1", "RoPE takes a pair of values in successive cycles"),
         ("array.columns=512", "power of two from 2 to 256"),
         ("array.columns=3", "power of two from 2 to 256"),
-        ("array.lanes=48", "32, because"),
-        ("array.lanes=64", "32, because"),
-        ("array.lanes=128", "32, because"),
+        ("array.lanes=48", "32, 64 or 128, at most memory.port_bits / 4"),
+        ("array.lanes=256", "32, 64 or 128, at most memory.port_bits / 4"),
+        ("array.multiplier=booth", "plain or packed"),
+        ("array.groups=0", "1 to 2, because"),
+        ("array.groups=3", "1 to 2, because"),
+        ("array.stages=-1", "0 to 8"),
+        ("array.stages=9", "0 to 8"),
         ("array.rows=0", "a power of two, 1 to 16"),
         ("array.rows=3", "a power of two, 1 to 16"),
         ("array.rows=17", "all rows share one quantiser"),
@@ -146,8 +175,8 @@ def test_frozen():
         ("memory.port_bits=128", "256 or 512"),
         ("memory.buffer_words=16", "power of two"),
         ("memory.buffer_words=48", "power of two"),
-        ("memory.page_tokens=48", "power of two from 64 (the largest of 32"),
-        ("memory.page_tokens=96", "power of two from 64 (the largest of 32"),
+        ("memory.page_tokens=48", "power of two from 64 (the largest of array.lanes = 32"),
+        ("memory.page_tokens=96", "power of two from 64 (the largest of array.lanes = 32"),
         ("memory.page_tokens=32", "memory.port_bits / 8) to 256"),
         ("memory.page_tokens=512", "to 256"),
         ("memory.pages=3", "to 65536"),

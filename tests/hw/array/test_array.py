@@ -22,6 +22,8 @@ from tests.hw.belt_bench import STALLS, Belt, pack, signed
 from tokenloom.compiler.quantise import QTensor
 from tokenloom.hw.array.array import Array
 from tokenloom.hw.array.array_control import ArrayControl
+from tokenloom.hw.array.dot_element import DotElement
+from tokenloom.hw.array.dot_pair import DotPair
 from tokenloom.hw.numbers import formats
 from tokenloom.hw.sequencer import isa
 from tokenloom.hw.sequencer.isa import ARRAY_OP, Kind
@@ -31,12 +33,12 @@ from tokenloom.sim.golden import ExactMatrix, exact_product
 
 BLOCK = formats.BLOCK
 OPERANDS = 64  # blocks of every row's operand buffer
-COUNTS = ("rows_used", "group_rows", "slot_groups", "key_tiles", "value_beats", "key_blocks")
+COUNTS = ("rows_used", "group_rows", "slot_groups", "key_tiles", "value_blocks", "key_blocks")
 TAKEN = ("take", "take_keys", "take_tile", "take_beat", "take_parity")
 SHOWN = ("out_valid", "out_index", "out_slot", "out_last", "out_op")
 BEAT = ("pow2", "codes", "scale", "minimum")
 OPERAND = ("x_codes", "x_shift", "x_sum")
-ASKED = ("x_addr", "x_values", "x_digit")
+ASKED = ("x_addr", "x_values", "x_digit", "x_mask")
 
 
 class ControlledArray(Block):
@@ -44,13 +46,17 @@ class ControlledArray(Block):
 
     def __init__(
         self, *, columns: int, lanes: int, drain: int, rows: int, slots: int, token_blocks: int,
-        edge: int,
+        edge: int, packed: bool = False, groups: int = 1, stages: int = 0,
     ) -> None:  # fmt: skip
+        self.array = Array(
+            columns=columns, lanes=lanes, rows=rows, drain=drain, slots=slots, packed=packed,
+            groups=groups, stages=stages,
+        )  # fmt: skip
         self.control = ArrayControl(
             columns=columns, drain=drain, rows=rows, slots=slots, token_blocks=token_blocks,
-            edge=edge,
+            edge=edge, beat_blocks=lanes // BLOCK, latency=self.array.element_latency,
+            crossing=self.array.crossing,
         )  # fmt: skip
-        self.array = Array(columns=columns, lanes=lanes, rows=rows, drain=drain, slots=slots)
         size = lambda name: len(getattr(self.control, name))  # noqa: E731
         wide = lambda name: len(getattr(self.array, name))  # noqa: E731
         super().__init__(
@@ -59,8 +65,10 @@ class ControlledArray(Block):
             | {name: Out(size(name)) for name in (*ASKED, *SHOWN)}
             | {name: In(wide(name)) for name in (*BEAT, *OPERAND)}
             | {name: Out(wide(name)) for name in ("wide", "acc")},
-            params=(columns, lanes, drain, rows, slots, token_blocks, edge),
-        )
+            params=(
+                columns, lanes, drain, rows, slots, token_blocks, edge, packed, groups, stages,
+            ),
+        )  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -91,6 +99,9 @@ class Shape:
     slots: int
     token_blocks: int
     edge: int
+    packed: bool = False
+    groups: int = 1
+    stages: int = 0
     rows_used: int = 1
     group: int = 1
     length: int = 1
@@ -99,6 +110,19 @@ class Shape:
     @property
     def beat_blocks(self) -> int:
         return self.lanes // BLOCK
+
+    @property
+    def key_beats(self) -> int:
+        return -(-self.key_blocks // self.beat_blocks)
+
+    @property
+    def value_blocks(self) -> int:
+        return -(-self.length // BLOCK)
+
+    @property
+    def drain_latency(self) -> int:
+        element = DotPair if self.packed else DotElement
+        return ArrayControl.drain_latency(element.LATENCY, (self.groups - 1) * self.stages)
 
     @property
     def group_rows(self) -> int:
@@ -114,7 +138,7 @@ class Shape:
             "group_rows": self.group_rows,
             "slot_groups": self.slot_groups,
             "key_tiles": -(-self.length // self.columns),
-            "value_beats": -(-self.length // BLOCK),
+            "value_blocks": self.value_blocks,
             "key_blocks": self.key_blocks,
         }
 
@@ -129,24 +153,39 @@ class Operands:
         self.codes[rng.random(count) < 0.1] = 255
         # Small enough together with the weights' shifts: the compiler proves 64 bits.
         self.shift = rng.integers(0, 12, count)
-        places = (shape.rows, 2, 1 << shape_slot_bits(shape), 1 << shape_beat_bits(shape))
+        blocks = shape.beat_blocks << shape_beat_bits(shape)
+        places = (shape.rows, 2, 1 << shape_slot_bits(shape), blocks)
         weights = rng.integers(0, 1 << 42, (*places, BLOCK)) >> rng.integers(0, 40, (*places, 1))
         self.probs, self.prob_shift = formats.prob_quantise(weights)
 
-    def port(self, row: int, addr: int, values: int, digit: int, shape: Shape) -> dict[str, int]:
-        """What the buffer shows two cycles after the question."""
+    def port(
+        self, row: int, addr: int, values: int, digit: int, mask: int, shape: Shape
+    ) -> dict[str, int]:
+        """What the buffer shows two cycles after the question: a beat's blocks."""
+        found = {"x_codes": 0, "x_shift": 0, "x_sum": 0}
+        for b in range(shape.beat_blocks):
+            codes, shift, total = self._block(row, addr, values, digit, b, shape)
+            if not mask >> b & 1:
+                codes = 0 * codes
+            found["x_codes"] |= pack9(codes) << 9 * BLOCK * b
+            found["x_shift"] |= shift << 6 * b
+            found["x_sum"] |= (total & ((1 << formats.SUM_BITS) - 1)) << formats.SUM_BITS * b
+        return found
+
+    def _block(
+        self, row: int, addr: int, values: int, digit: int, b: int, shape: Shape
+    ) -> tuple[Any, int, int]:
         if not values:
-            codes, shift = self.codes[row, addr], int(self.shift[row, addr])
-            return {"x_codes": pack9(codes), "x_shift": shift, "x_sum": int(codes.sum())}
+            block = (addr * shape.beat_blocks + b) % OPERANDS
+            codes = self.codes[row, block]
+            return codes, int(self.shift[row, block]), int(codes.sum())
         beat_bits, slot_bits = shape_beat_bits(shape), shape_slot_bits(shape)
         beat = addr & ((1 << beat_bits) - 1)
         slot = addr >> beat_bits & ((1 << slot_bits) - 1)
-        place = row, addr >> (beat_bits + slot_bits) & 1, slot, beat
+        place = row, addr >> (beat_bits + slot_bits) & 1, slot, beat * shape.beat_blocks + b
         high, low = formats.prob_split(self.probs[place])
-        shift = int(self.prob_shift[place])
-        codes = low if digit else high
         # No minimum meets probabilities, so their sum is of no account.
-        return {"x_codes": pack9(codes), "x_shift": shift + 8 * (1 - digit), "x_sum": 0}
+        return (low if digit else high), int(self.prob_shift[place]) + 8 * (1 - digit), 0
 
 
 def shape_slot_bits(shape: Shape) -> int:
@@ -154,7 +193,7 @@ def shape_slot_bits(shape: Shape) -> int:
 
 
 def shape_beat_bits(shape: Shape) -> int:
-    return max(1, (shape.token_blocks - 1).bit_length())
+    return max(1, (-(-shape.token_blocks // shape.beat_blocks) - 1).bit_length())
 
 
 def pack9(codes: Any) -> int:
@@ -167,7 +206,8 @@ def pack9(codes: Any) -> int:
 class Operation:
     """An instruction, the beats it takes, and the sums it has to deliver.
 
-    `sums` [R, slot groups, outputs]; a beat is (pow2, codes [C, 32], scale [C], minimum [C]).
+    `sums` [R, slot groups, outputs]; a beat is (pow2, codes [C, K/32, 32], scale and minimum
+    [C, K/32]).
     """
 
     def __init__(self, kind: Kind, shape: Shape, rng: random.Random, operands: Operands) -> None:
@@ -190,19 +230,29 @@ class Operation:
             {
                 "pow2": pow2,
                 "codes": pack(codes.reshape(-1), 8),
-                "scale": pack(scale, 16),
-                "minimum": pack(minimum, 16),
+                "scale": pack(scale.reshape(-1), 16),
+                "minimum": pack(minimum.reshape(-1), 16),
             }
         )
 
+    def _beats(self, pow2: int, codes: Any, scale: Any, minimum: Any) -> None:
+        """[outputs, blocks] in the order in which they are taken."""
+        c, per_beat = self.shape.columns, self.shape.beat_blocks
+        for tile in range(self.tiles):
+            n = slice(c * tile, c * tile + c)
+            for beat in range(self.per_tile):
+                b = slice(beat * per_beat, (beat + 1) * per_beat)
+                self._beat(pow2, codes[n, b], scale[n, b], minimum[n, b])
+
     def _matmul(self, rng: random.Random, npr: np.random.Generator, operands: Operands) -> None:
-        c = self.shape.columns
+        c, per_beat = self.shape.columns, self.shape.beat_blocks
         self.tiles, self.per_tile = rng.randrange(1, 4), rng.choice((1, 2, 3, c - 1, c, c + 3))
         self.per_tile = max(1, self.per_tile)
         count = c * self.tiles - rng.randrange(c)
-        base = rng.randrange(OPERANDS - self.per_tile + 1)
+        size = self.per_tile * per_beat
+        base = per_beat * rng.randrange((OPERANDS - size) // per_beat + 1)
         self.fields |= {"tiles": self.tiles, "beats": self.per_tile, "count": count, "x_base": base}
-        padded, size = c * self.tiles, self.per_tile
+        padded = c * self.tiles
         codes = npr.integers(-128, 128, (padded, size, BLOCK)).astype(np.int8)
         codes[npr.random((padded, size)) < 0.1] = -128
         # Rebased fp16: a sign, an exponent of up to 16, any mantissa.
@@ -214,6 +264,10 @@ class Operation:
         )
         if rng.random() < 0.5:
             minimum[:] = 0
+        # Blocks that only fill the last beat are zeros on the tape, whatever the operand is.
+        used = size - rng.randrange(per_beat)
+        for part in (codes, scale, minimum):
+            part[:, used:] = 0
         tensor = QTensor(
             name="random", bits=8, cols=size * BLOCK, codes=codes, scale=scale.astype(np.uint16),
             minimum=minimum.astype(np.uint16), e0=0,
@@ -223,54 +277,52 @@ class Operation:
         sums = ExactMatrix(tensor).accumulate(operands.codes[:, x], operands.shift[:, x])
         self.sums = sums[:, None, :count]
         self.slots, self.digits = 1, 1
-        for tile in range(self.tiles):
-            for b in range(size):
-                n = slice(c * tile, c * tile + c)
-                self._beat(0, codes[n, b], scale[n, b], minimum[n, b])
+        self._beats(0, codes, scale, minimum)
 
     def _keys(self, rng: random.Random, npr: np.random.Generator, operands: Operands) -> None:
         shape, c = self.shape, self.shape.columns
-        self.tiles, self.per_tile = -(-shape.length // c), shape.key_blocks
+        self.tiles, self.per_tile = -(-shape.length // c), shape.key_beats
         self.slots, self.digits = shape.slot_groups, 1
-        base = rng.randrange(OPERANDS - self.slots * self.per_tile + 1)
+        size = self.per_tile * shape.beat_blocks
+        base = shape.beat_blocks * rng.randrange(
+            (OPERANDS - self.slots * size) // shape.beat_blocks + 1
+        )
         # Fields that keys do not use hold noise.
         self.fields |= {
             "beats": self.per_tile, "x_base": base, "tiles": rng.randrange(1 << 16),
             "count": rng.randrange(1 << 20),
         }  # fmt: skip
         tokens = c * self.tiles
-        codes = npr.integers(-128, 128, (tokens, self.per_tile, BLOCK))
-        shift = npr.integers(0, 25, (tokens, self.per_tile))
-        key = (codes << shift[..., None]).reshape(tokens, -1)
-        place = base + np.arange(self.slots * self.per_tile)
+        codes = npr.integers(-128, 128, (tokens, size, BLOCK))
+        shift = npr.integers(0, 25, (tokens, size))
+        # Of the last beat only a head's own blocks count.
+        key = (codes << shift[..., None])[:, : shape.key_blocks].reshape(tokens, -1)
+        place = base + np.arange(self.slots * size)
         query = operands.codes[:, place] << operands.shift[:, place][..., None]
-        query = query.reshape(shape.rows, self.slots, -1)
-        self.sums = exact_product(query, key.T)
-        noise = npr.integers(0, 1 << 11, (tokens, self.per_tile)) << 5
-        for tile in range(self.tiles):
-            for b in range(self.per_tile):
-                n = slice(c * tile, c * tile + c)
-                self._beat(1, codes[n, b], noise[n, b] | shift[n, b], 0 * shift[n, b])
+        query = query.reshape(shape.rows, self.slots, size, BLOCK)[:, :, : shape.key_blocks]
+        self.sums = exact_product(query.reshape(shape.rows, self.slots, -1), key.T)
+        noise = npr.integers(0, 1 << 11, (tokens, size)) << 5
+        self._beats(1, codes, noise | shift, 0 * shift)
 
     def _values(self, rng: random.Random, npr: np.random.Generator, operands: Operands) -> None:
         shape, c = self.shape, self.shape.columns
-        self.per_tile = -(-shape.length // BLOCK)
+        self.per_tile = -(-shape.length // shape.lanes)
+        size = self.per_tile * shape.beat_blocks
         count = rng.choice((BLOCK, shape.drain * rng.randrange(1, BLOCK // shape.drain + 1)))
         self.tiles = -(-count // c)
         self.slots, self.digits = shape.slot_groups, 2
         self.fields |= {"tiles": self.tiles, "count": count, "beats": rng.randrange(1 << 10)}
         self.fields["x_base"] = rng.randrange(1 << 11)
         dims = c * self.tiles
-        codes = npr.integers(-128, 128, (dims, self.per_tile, BLOCK))
+        codes = npr.integers(-128, 128, (dims, size, BLOCK))
         parity = self.fields["parity"]
-        part = np.s_[:, parity, : self.slots, : self.per_tile]
+        part = np.s_[:, parity, : self.slots, : shape.value_blocks]
         left = operands.probs[part] << operands.prob_shift[part][..., None]
         left = left.reshape(shape.rows, self.slots, -1)
-        self.sums = exact_product(left, codes.reshape(dims, -1).T)[..., :count]
-        zero = np.zeros(c, dtype=np.int64)
-        for tile in range(self.tiles):
-            for b in range(self.per_tile):
-                self._beat(1, codes[c * tile : c * tile + c, b], zero, zero)
+        right = codes[:, : shape.value_blocks].reshape(dims, -1)
+        self.sums = exact_product(left, right.T)[..., :count]
+        zero = np.zeros((dims, size), dtype=np.int64)
+        self._beats(1, codes, zero, zero)
 
     @property
     def drain(self) -> int:
@@ -310,7 +362,8 @@ class Operation:
             for n in range(0, outputs, width):
                 tile, column = divmod(n, shape.columns)
                 for slot in range(self.slots):
-                    at = start + tile * self.span + self.end + ArrayControl.DRAIN + shape.edge + r
+                    at = start + tile * self.span + self.end + shape.drain_latency
+                    at += shape.edge + r
                     at += slot * self.drain + column // width
                     used = self.kind is Kind.MATMUL or slot * shape.rows + r < shape.group_rows
                     found[at, r] = {
@@ -323,7 +376,7 @@ class Operation:
 
     def last(self, start: int, row: int) -> int:
         """The cycle of `out_last`: the last value, or where the last column's would be."""
-        tile = start + (self.tiles - 1) * self.span + self.end + ArrayControl.DRAIN
+        tile = start + (self.tiles - 1) * self.span + self.end + self.shape.drain_latency
         phase = self.slots * self.drain - 1
         if self.kind is Kind.MATMUL:
             phase = (self.fields["count"] - 1) % self.shape.columns
@@ -367,7 +420,7 @@ class Player:
         free, until = belt.now + 1, belt.now + 1
         drained = 0
         asked: list[list[dict[str, int]]] = []
-        tail = shape.edge + shape.rows + 30
+        tail = shape.edge + shape.rows + shape.drain_latency + 22
         while waiting or belt.now < until + tail:
             found = await belt.next()
             now = belt.now
@@ -406,8 +459,8 @@ class Player:
             if len(asked) > 2:
                 ports = [
                     self.operands.port(
-                        r, question["x_addr"] % (1 << 16 if question["x_values"] else OPERANDS),
-                        question["x_values"], question["x_digit"], shape,
+                        r, question["x_addr"], question["x_values"], question["x_digit"],
+                        question["x_mask"], shape,
                     )
                     for r, question in enumerate(asked.pop(0))
                 ]  # fmt: skip
@@ -478,9 +531,14 @@ async def operations(dut: Any) -> None:
 SHAPES = [
     dict(columns=2, drain=2, rows=2, slots=2, token_blocks=3, edge=1),
     dict(columns=4, drain=2, rows=2, slots=3, token_blocks=2, edge=2),
+    # Two blocks per beat, two products per multiplier, three groups of columns.
+    dict(columns=6, drain=2, rows=2, slots=2, token_blocks=5, edge=1, lanes=64, packed=True,
+         groups=3, stages=1),
     deep(dict(columns=8, drain=2, rows=4, slots=4, token_blocks=4, edge=1)),
+    deep(dict(columns=4, drain=4, rows=2, slots=3, token_blocks=9, edge=1, lanes=128, groups=2,
+              stages=2)),
     deep(dict(columns=4, drain=1, rows=1, slots=1, token_blocks=5, edge=1)),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s['columns']}-{s['drain']}-{s['rows']}")

@@ -8,6 +8,7 @@ import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, RisingEdge
 
+from tests.deep import deep
 from tokenloom.compiler.pack import pack_codes, pack_weights, weights_bytes
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.memory.tape_format import TapeKind
@@ -249,12 +250,13 @@ async def throughput(dut):
 
 
 # One geometry for each way the codes come out of a word.
-GEOMETRIES = [(512, 32), (256, 32), (512, 64), (256, 64)]
+GEOMETRIES = [(512, 32), (256, 32), (512, 64), (256, 64), deep(512, 128)]
 
 
 @pytest.mark.parametrize(("port_bits", "lanes"), GEOMETRIES)
 def test_tape_reader(port_bits, lanes):
-    bench = {"port_bits": port_bits, "lanes": lanes, "buffer_words": 64, "dim_blocks_max": 6}
+    bench = {"port_bits": port_bits, "lanes": lanes, "buffer_words": 64}
+    bench["dim_blocks_max"] = 8 if lanes == 128 else 6
     block = TapeReader(**bench)
     run_block(block, "tests.hw.memory.test_tape_reader", parameters=bench)
 
@@ -264,6 +266,7 @@ def test_tape_reader(port_bits, lanes):
     [
         ({"port_bits": 128}, "port_bits"),
         ({"lanes": 16}, "lanes"),
+        ({"lanes": 128, "port_bits": 256}, "lanes"),
         ({"buffer_words": 8}, "buffer"),
         ({"lanes": 64, "dim_blocks_max": 3}, "dim_blocks_max"),
         ({"header_words": 6}, "header_words"),

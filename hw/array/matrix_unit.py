@@ -1,0 +1,201 @@
+"""The array as a block of its own: control, operand buffers, columns and drains."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Const, Module, Signal
+from amaranth.lib.wiring import In, Out
+
+from tokenloom.hw.array.array import Array
+from tokenloom.hw.array.array_control import ArrayControl
+from tokenloom.hw.array.dot_element import X_SHIFT_BITS
+from tokenloom.hw.array.multiplier import Multiplier
+from tokenloom.hw.array.operand_buffer import CODE_BITS, OperandBuffer
+from tokenloom.hw.numbers.formats import BLOCK, SUM_BITS
+from tokenloom.hw.sequencer.isa import ARRAY_OP
+from tokenloom.hw.verilog.block import Block, instance
+
+__all__ = ["MatrixUnit"]
+
+_COUNTS = ("rows_used", "group_rows", "slot_groups", "key_tiles", "value_blocks", "key_blocks")
+_BEAT = ("pow2", "codes", "scale", "minimum")
+
+
+class MatrixUnit(Block):
+    """Multiplies streamed weight blocks by operands that were written before.
+
+    Parameters
+    ----------
+    columns, lanes, rows, drain, slots : int
+        C, K, R, W and the accumulators per bank, as `Array`. With K below 32 a beat is a block of
+        32 and a step takes 32/K cycles.
+    operand_blocks : int
+        Blocks of 32 that each row's operand buffer holds.
+    token_blocks : int
+        Blocks of 32 probabilities per slot.
+    packed : bool
+        Two products per multiplier.
+    groups, stages : int
+        Column groups, and register stages between them.
+    multiplier : Multiplier
+        What multiplies the codes.
+
+    Members
+    -------
+    issue, op : In, an instruction (`isa.ARRAY_OP`), in a step in which `ready` is high
+    rows_used, group_rows, slot_groups, key_tiles, value_blocks, key_blocks : In, see `ArrayControl`
+    step : Out(1), the last cycle of a step: what is asked for and what leaves counts in it (always
+        high with K of 32 and more)
+    take : Out(1), the beat at the ports is taken in this step; will_take : Out(1), in the next
+    pow2, codes, scale, minimum : In, the beat of every column, as `Column`
+    we, row, addr, x_codes, x_shift, x_sum : In, a block of row `row`'s operands is written, in the
+        step
+    p_we, p_addr, p_hi, p_lo, p_sx : In, a block of probabilities of row `row`
+    out_valid, out_index, out_last : Out, R rows packed; acc, wide : Out, their values, see `Drain`
+
+    Latency
+    -------
+    Of the first value after the issue of the tile's last beat: `latency` steps, + r in row r.
+
+    Duration
+    --------
+    A matmul of t tiles and b beats: t · max(b, C) steps from its issue to the next's.
+    """
+
+    EDGE = 1
+
+    def __init__(
+        self,
+        *,
+        columns: int,
+        lanes: int,
+        rows: int,
+        drain: int,
+        slots: int = 1,
+        operand_blocks: int = 64,
+        token_blocks: int = 2,
+        packed: bool = False,
+        groups: int = 1,
+        stages: int = 0,
+        multiplier: Multiplier | None = None,
+    ) -> None:
+        self._rows, self._steps = rows, max(1, BLOCK // lanes)
+        self._beat_blocks = beat_blocks = max(1, lanes // BLOCK)
+        self._array = Array(
+            columns=columns,
+            lanes=lanes,
+            rows=rows,
+            drain=drain,
+            slots=slots,
+            packed=packed,
+            groups=groups,
+            stages=stages,
+            multiplier=multiplier,
+        )
+        self._control = ArrayControl(
+            columns=columns,
+            drain=drain,
+            rows=rows,
+            slots=slots,
+            token_blocks=token_blocks,
+            edge=self.EDGE,
+            beat_blocks=beat_blocks,
+            latency=self._array.element_latency,
+            crossing=self._array.crossing,
+        )
+        self._buffer = {
+            "blocks": -(-operand_blocks // beat_blocks) * beat_blocks,
+            "p_blocks": beat_blocks << self._control.p_bits,
+            "beat_blocks": beat_blocks,
+        }
+        one = OperandBuffer(**self._buffer)
+        control, array = self._control, self._array
+        self.latency = self.EDGE + control.drain_latency(array.element_latency, array.crossing)
+        super().__init__(
+            {
+                "issue": In(1),
+                "op": In(ARRAY_OP.size),
+                "ready": Out(1),
+                **{name: In(len(getattr(control, name))) for name in _COUNTS},
+                "step": Out(1),
+                "take": Out(1),
+                "will_take": Out(self.EDGE),
+                **{name: In(len(getattr(array, name))) for name in _BEAT},
+                "we": In(1),
+                "row": In(range(max(2, rows))),
+                "addr": In(len(one.addr)),
+                "x_codes": In(CODE_BITS),
+                "x_shift": In(X_SHIFT_BITS),
+                "x_sum": In(SUM_BITS),
+                "p_we": In(1),
+                "p_addr": In(len(one.p_addr)),
+                "p_hi": In(8 * BLOCK),
+                "p_lo": In(8 * BLOCK),
+                "p_sx": In(X_SHIFT_BITS),
+                "out_valid": Out(rows),
+                "out_index": Out(len(control.out_index)),
+                "out_last": Out(rows),
+                "acc": Out(len(array.acc)),
+                "wide": Out(len(array.wide)),
+            },
+            params=(*array.params, operand_blocks, token_blocks),
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        control, array = self._control, self._array
+        step = Const(1, 1)
+        if self._steps > 1:
+            phase = Signal(range(self._steps))
+            m.d.sync += phase.eq(phase + 1)
+            step = Signal(name="last_phase")
+            m.d.comb += [
+                step.eq(phase == self._steps - 1),
+                array.phase.eq(phase),
+                array.tick.eq(step),
+            ]
+        slow = self.en & step
+        m.submodules.control = instance(control, en=slow)
+        m.submodules.array = instance(array, en=self.en)
+        for name in ("issue", "op", *_COUNTS):
+            m.d.comb += getattr(control, name).eq(getattr(self, name))
+        for name in _BEAT:
+            m.d.comb += getattr(array, name).eq(getattr(self, name))
+        for name in ("take", "stage", "first", "bank", "slot", "read_bank", "read_slot", "load",
+                     "step", "select"):  # fmt: skip
+            m.d.comb += getattr(array, name).eq(getattr(control, name))
+        for r in range(self._rows):
+            buffer = OperandBuffer(**self._buffer)
+            m.submodules[f"operands{r}"] = instance(buffer, en=slow)
+            m.d.comb += [
+                buffer.we.eq(self.we & (self.row == r)),
+                buffer.addr.eq(self.addr),
+                buffer.codes.eq(self.x_codes),
+                buffer.sx.eq(self.x_shift),
+                buffer.sum.eq(self.x_sum),
+                buffer.p_we.eq(self.p_we & (self.row == r)),
+                buffer.p_addr.eq(self.p_addr),
+                buffer.p_hi.eq(self.p_hi),
+                buffer.p_lo.eq(self.p_lo),
+                buffer.p_sx.eq(self.p_sx),
+                buffer.read_addr.eq(
+                    control.x_addr.word_select(r, len(control.x_addr) // self._rows)
+                ),
+                buffer.read_values.eq(control.x_values[r]),
+                buffer.read_digit.eq(control.x_digit[r]),
+                buffer.read_mask.eq(control.x_mask.word_select(r, self._beat_blocks)),
+            ]
+            for name in ("x_codes", "x_shift", "x_sum"):
+                part = getattr(buffer, name)
+                m.d.comb += getattr(array, name).word_select(r, len(part)).eq(part)
+        m.d.comb += [
+            self.step.eq(step),
+            self.ready.eq(control.ready & step),
+            self.take.eq(control.take & step),
+            self.will_take.eq(control.will_take),
+            self.out_valid.eq(control.out_valid & step.replicate(self._rows)),
+            self.out_index.eq(control.out_index),
+            self.out_last.eq(control.out_last & step.replicate(self._rows)),
+            self.acc.eq(array.acc),
+            self.wide.eq(array.wide),
+        ]
+        return m
