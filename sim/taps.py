@@ -286,6 +286,8 @@ class PassTaps:
         """Blocks from the quantiser."""
         rows, group = self.rows, self._group
         key_blocks = -(-self.model.shape.head_size // BLOCK)
+        per_beat = self.hardware.blocks_per_beat
+        head_blocks = -(-key_blocks // per_beat) * per_beat  # of a head in the operand buffer
         slots = max(1, self.hardware.max_group)
         names = ("unit", "row", "target", "bank", "addr", "last", "layer", "head", "block", "shift")
         columns = {name: field(f"block_{name}", 0, "block_valid") for name in names}
@@ -315,7 +317,7 @@ class PassTaps:
                 elif op is not None:
                     block -= op.fields["y_base"]
                     if op.fields["dest"] == Dest.QUERY:
-                        place, part = divmod(block, key_blocks)
+                        place, part = divmod(block, head_blocks)
                         kv_head, slot = divmod(place, slots)
                         head, row = divmod(slot * self.hardware.array.rows + row, rows)
                         block = (kv_head * group + head) * key_blocks + part
@@ -364,7 +366,7 @@ class PassTaps:
             put(keys[layer, head, 0], "value", place[0], place[1] * length + first, values)
 
         address = field("prob_addr", lane, "prob_valid")
-        block_bits = max(1, (-(-self.hardware.maxima.positions // BLOCK) - 1).bit_length())
+        block_bits = max(1, (self.hardware.attention_tokens // BLOCK - 1).bit_length())
         slot_bits = max(1, (max(1, self.hardware.max_group) - 1).bit_length())
         slots = address >> block_bits & ((1 << slot_bits) - 1)
         blocks = address & ((1 << block_bits) - 1)

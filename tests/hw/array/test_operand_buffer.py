@@ -15,7 +15,7 @@ from tokenloom.sim.bench import parameters, run_block, seeded
 
 INPUTS = (
     "we addr codes sx sum cfg_we cfg_addr cfg_data p_we p_addr p_hi p_lo p_sx "
-    "read_addr read_values read_digit"
+    "read_addr read_values read_digit read_mask"
 ).split()
 CORNERS = (-256, 255, 0, -1)
 
@@ -36,8 +36,30 @@ async def reads_and_writes(dut: Any) -> None:
         rng=rng,
     )
     await belt.reset()
+    per_beat = given["beat_blocks"]
     operands: dict[int, dict[str, int]] = {}
     digits: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
+
+    def beat_of(held: Any, beat: int, mask: int, digit: int | None) -> dict[str, int]:
+        """A beat's blocks side by side, those outside of the mask without codes."""
+        blocks = [held[beat * per_beat + b] for b in range(per_beat)]
+        if digit is not None:
+            blocks = [block[digit] for block in blocks]
+        bits = {"x_codes": 9 * 32, "x_shift": 6, "x_sum": formats.SUM_BITS}
+        shown = {name: 0 for name in bits}
+        for b, block in enumerate(blocks):
+            for name, size in bits.items():
+                if name != "x_codes" or mask >> b & 1:
+                    shown[name] |= block[name] << size * b
+        return shown
+
+    def whole(held: Any) -> list[int]:
+        """Beats whose blocks are all known."""
+        beats = {block // per_beat for block in held}
+        return sorted(
+            beat for beat in beats if all(beat * per_beat + b in held for b in range(per_beat))
+        )
+
     line: list[dict[str, int] | None] = [None] * OperandBuffer.LATENCY
     fresh: tuple[bool, int] | None = None
     checked = at_once = 0
@@ -52,24 +74,29 @@ async def reads_and_writes(dut: Any) -> None:
 
         # A question, often about what was written in the last cycle.
         values = rng.random() < 0.5
-        known = sorted(digits if values else operands)
+        known = whole(digits if values else operands)
         asked = None
         if fresh is not None and rng.random() < 0.6:
-            values, asked = fresh
-            at_once += 1
-        elif known:
+            held = digits if fresh[0] else operands
+            if fresh[1] // per_beat in whole(held):
+                values, asked = fresh[0], fresh[1] // per_beat
+                at_once += 1
+        if asked is None and known:
             asked = rng.choice(known)
         fresh = None
         if asked is None:
             line.append(None)
         else:
             digit = rng.getrandbits(1)
+            mask = rng.getrandbits(per_beat)
             item |= {"read_addr": asked, "read_values": int(values), "read_digit": digit}
-            line.append(dict(digits[asked][digit] if values else operands[asked]))
+            item["read_mask"] = mask
+            held = digits if values else operands
+            line.append(beat_of(held, asked, mask, digit if values else None))
 
         if rng.random() < 0.6:
             addr = rng.randrange(given["blocks"])
-            if (addr, False) != (asked, values):
+            if (addr // per_beat, False) != (asked, values):
                 codes = [rng.choice((*CORNERS, rng.randrange(-256, 256))) for _ in range(32)]
                 sx = rng.randrange(formats.ACTIVATION_SHIFT_MAX + 1)
                 total = sum(codes)
@@ -85,7 +112,7 @@ async def reads_and_writes(dut: Any) -> None:
                     item["addr"] = rng.randrange(given["blocks"])
         if rng.random() < 0.6:
             addr = rng.randrange(given["p_blocks"])
-            if (addr, True) != (asked, values):
+            if (addr // per_beat, True) != (asked, values):
                 weights = [rng.getrandbits(42) >> rng.randrange(42) for _ in range(32)]
                 probs, shift = formats.prob_quantise(np.array(weights, dtype=np.int64))
                 high, low = formats.prob_split(probs)
@@ -103,7 +130,12 @@ async def reads_and_writes(dut: Any) -> None:
     assert checked > 1000 and at_once > 300
 
 
-@pytest.mark.parametrize(("blocks", "p_blocks"), [(11, 4), (2, 24)])
-def test_operand_buffer(blocks: int, p_blocks: int) -> None:
-    given = {"blocks": blocks, "p_blocks": p_blocks}
+@pytest.mark.parametrize(("blocks", "p_blocks", "beat_blocks"), [(11, 4, 1), (6, 24, 2)])
+def test_operand_buffer(blocks: int, p_blocks: int, beat_blocks: int) -> None:
+    given = {"blocks": blocks, "p_blocks": p_blocks, "beat_blocks": beat_blocks}
     run_block(OperandBuffer(**given), __name__, parameters=given)
+
+
+def test_whole_beats() -> None:
+    with pytest.raises(ValueError, match="p_blocks is 6; allowed: multiples of beat_blocks = 4"):
+        OperandBuffer(blocks=8, p_blocks=6, beat_blocks=4)
