@@ -65,7 +65,7 @@ def attention_tap(drain: int) -> dict[str, int]:
         "scores": drain,
         "den_valid": 1,
         "den_slot": 1,
-        "den": 1,
+        "den": 2,
         "context_valid": 1,
         "context_slot": 1,
         "context_dim": 1,

@@ -387,7 +387,8 @@ class PassTaps:
 
         first_blocks = [op for _, _, block, op in softmax if block == 0]
         slots = field("den_slot", lane, "den_valid")
-        values = field("den", lane, "den_valid")
+        wide = field("den", lane, "den_valid")
+        values = wide[:, 0] | wide[:, 1] << 32
         for op_index, i in _turns(slots):
             place = owner(int(slots[i]))
             if place is not None and op_index < len(first_blocks):
