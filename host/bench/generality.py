@@ -247,6 +247,7 @@ def refusals(seed: int) -> Iterator[Refusal]:
 
 def _bad_hardware(rng: random.Random) -> Iterator[Refusal]:
     from tokenloom.hw.config import load
+    from tokenloom.hw.numbers.formats import TOKENS_MAX
 
     odd = 2 * rng.randrange(1, 60) + 1
     wide = rng.randrange(513, 5000)
@@ -272,7 +273,7 @@ def _bad_hardware(rng: random.Random) -> Iterator[Refusal]:
         ("maxima.head_size", odd, "an even number up to 256"),
         ("maxima.head_size", 256 + 2 * odd, "an even number up to 256"),
         ("maxima.kv_heads", rng.choice((3, 5, 6, 7)), "a divisor of maxima.heads = 8"),
-        ("maxima.positions", 8160 + odd, "up to 8160"),
+        ("maxima.positions", TOKENS_MAX + odd, f"up to {TOKENS_MAX}"),
         ("maxima.layers", rng.randrange(256, 1000), "up to"),
         ("maxima.vocab", 1 << rng.randrange(24, 30), "up to"),
         ("maxima.width", 0, "1 or more"),

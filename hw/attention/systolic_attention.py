@@ -72,7 +72,8 @@ class SystolicAttention(Block):
     first, window : In, the first token that is streamed (a multiple of 32 and C), tokens that a row
         sees (0: all); `window.first_token`
     score_shift, v_floor : In, shift that leaves 11 fraction bits; see docs/numbers.md
-    will_take : Out(1), a beat is taken in the next cycle; take : Out(1)
+    will_take : Out(1), a beat is taken in the next cycle; take : Out(1),
+        the beat at the ports is taken
     codes : In(8·32·C), k_shift, v_shift : In(5·C), with `take`
         Beats of K, tile by tile (C tokens), block by block: column c has token `tile·C + c`, K's
         shift of this block, and V's. Then per block of dims and tile of C dims those of V: 32
@@ -253,16 +254,16 @@ class SystolicAttention(Block):
             ctx_op.tail.eq(((width - 1)[:5]) + 1),
         ]  # fmt: skip
         count = Mux(dims_left > BLOCK, BLOCK, dims_left)
-        with m.If(values_now):
-            m.d.comb += [
-                array_op.kind.eq(Kind.VALUES),
-                array_op.tiles.eq((count + (self._c - 1)) >> (self._c.bit_length() - 1)),
-                array_op.count.eq(count),
-                array_op.block.eq(begun),
-                array_op.parity.eq(begun[0]),
-            ]
-        with m.Else():
-            m.d.comb += [array_op.kind.eq(Kind.KEYS), array_op.beats.eq(key_blocks)]
+        tiles = (count + (self._c - 1)) >> (self._c.bit_length() - 1)
+        # Muxes: a field that is constant beside others in an `If` is a process without a trigger.
+        m.d.comb += [
+            array_op.kind.eq(Mux(values_now, Kind.VALUES, Kind.KEYS)),
+            array_op.tiles.eq(Mux(values_now, tiles, 0)),
+            array_op.count.eq(Mux(values_now, count, 0)),
+            array_op.block.eq(Mux(values_now, begun, 0)),
+            array_op.parity.eq(values_now & begun[0]),
+            array_op.beats.eq(Mux(values_now, 0, key_blocks)),
+        ]
         with m.If(self.start):
             m.d.sync += [
                 done.eq(0), scored.eq(0), out_sent.eq(0), soft_begun.eq(0), soft_over.eq(0),

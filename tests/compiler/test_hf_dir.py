@@ -140,7 +140,7 @@ def test_sharded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architectures": ["MistralForCausalLM"]}, "allowed are LlamaForCausalLM"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "allowed are LlamaForCausalLM"),
         ({"attention_bias": True}, "attention_bias is True; allowed is False"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; allowed is 'silu'"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling is of type 'llama3'"),
