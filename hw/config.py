@@ -37,6 +37,7 @@ __all__ = [
     "presets",
 ]
 
+_PORT_BITS = (256, 512)
 _WORDS_PER_DRAIN = 128  # of a tile; `ArrayControl` counts them in 8 bits
 _GROUP_ROWS = 1023  # queries of a KV head in a pass; `ArrayControl.group_rows`
 _STAGES_MAX = 8  # registers per border between column groups
@@ -364,7 +365,9 @@ class HardwareConfig:
         yield (
             "array.lanes",
             array.lanes,
-            array.lanes in (BLOCK, 2 * BLOCK, 4 * BLOCK) and 4 * array.lanes <= memory.port_bits,
+            array.lanes in (BLOCK, 2 * BLOCK, 4 * BLOCK)
+            # A port of an impossible width is named by its own rule.
+            and (memory.port_bits not in _PORT_BITS or 4 * array.lanes <= memory.port_bits),
             f"{BLOCK}, {2 * BLOCK} or {4 * BLOCK}, at most memory.port_bits / 4",
             "because a beat is whole blocks, and a word of 4-bit codes is one beat or more",
         )
@@ -413,7 +416,7 @@ class HardwareConfig:
         yield (
             "memory.port_bits",
             memory.port_bits,
-            memory.port_bits in (256, 512),
+            memory.port_bits in _PORT_BITS,
             "256 or 512",
             "because these are the widths of the boards' memory ports",
         )
