@@ -49,7 +49,7 @@ class CardTransport:
         self.hardware = hardware
         self._word = hardware.memory.port_bits // 8
         self._bytes = words * self._word
-        self._library = library = build(hardware, card=True)
+        self._library = library = self._simulator()
         library.tl_new.restype = ctypes.c_void_p
         library.tl_cycles.restype = ctypes.c_int64
         self._chip = ctypes.c_void_p(library.tl_new())
@@ -59,6 +59,9 @@ class CardTransport:
         if profile is not None:
             timing = profile.timing(clock_mhz=hardware.board.clock_mhz, beat_bytes=self._word)
             library.tl_model(self._chip, timing, ctypes.c_uint64(memory_seed))
+
+    def _simulator(self) -> ctypes.CDLL:
+        return build(self.hardware, card=True)
 
     def close(self) -> None:
         """Free the simulator."""

@@ -21,12 +21,14 @@ from amaranth.lib.wiring import In
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.hw.card.card import Card
 from tokenloom.hw.card.identity import Identity
+from tokenloom.hw.card.kernel import Kernel
 from tokenloom.hw.chip import Chip
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.memory.axi import ID_BITS, READS, WRITE_ADDRESS_BITS, WRITES
 from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_words
 from tokenloom.hw.verilog.block import Block, emit
+from tokenloom.sim.kernel_adapter import ADAPTER, kernel_adapter
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
 
@@ -35,11 +37,12 @@ __all__ = [
     "build",
     "card_verilog",
     "chip_verilog",
+    "kernel_verilog",
     "with_dirty_memories",
     "write_verilog",
 ]
 
-_TAPS, _DIRTY, _CARD = "-taps", "-dirty", "-card"  # in the names of folders
+_TAPS, _DIRTY, _CARD, _KERNEL = "-taps", "-dirty", "-card", "-kernel"  # in the names of folders
 SIMULATED = Identity(version="0.0.1", git="5eed" * 10, modified=True)
 """What a simulated card says of its origin: always the same, so that a simulator serves long."""
 
@@ -80,6 +83,11 @@ def chip_verilog(hardware: HardwareConfig, taps: bool = False) -> dict[str, str]
 def card_verilog(hardware: HardwareConfig, identity: Identity) -> dict[str, str]:
     """Verilog of the card by module name, the chip's modules among it; made once as well."""
     return _emitted(f"{hardware.name}{_CARD}", Card(hardware=hardware, identity=identity))
+
+
+def kernel_verilog(hardware: HardwareConfig, identity: Identity) -> dict[str, str]:
+    """Verilog of the kernel by module name, the card's modules among it; made once as well."""
+    return _emitted(f"{hardware.name}{_KERNEL}", Kernel(hardware=hardware, identity=identity))
 
 
 def _emitted(name: str, top: Block) -> dict[str, str]:
@@ -129,13 +137,16 @@ _REGISTERED = {
     "r_resp", "r_last", "aw_ready", "w_ready", "b_valid", "b_resp",
 }  # fmt: skip
 
-# The chip's ports that only the card uses: inputs are zero, nobody looks at outputs, so that the
-# simulation of the chip alone does no work for them.
-_OF_CARD = {"cancel", "stop", "quiet", "array_busy"}
+# Ports that only the card uses, or only the kernel: inputs are zero, nobody looks at outputs, so
+# that a simulation without them does no work for them.
+_OF_CARD = {"cancel", "stop", "quiet", "array_busy", "go", "startable", "idle", "waiting"}
 
 
-def _bench_top(chip: Block) -> str:
-    """Verilog of the simulator's top: chip or card behind a register per input."""
+def _bench_top(chip: Block, module: str) -> str:
+    """Verilog of the simulator's top: chip or card behind a register per input.
+
+    `module` has the ports of `chip`.
+    """
     ports = {"clk": (1, In), "rst": (1, In)}
     ports |= {name: (len(value), flow) for name, (value, flow) in chip.flat_ports().items()}
     declared, registers, clocked, connected = [], [], [], []
@@ -155,7 +166,7 @@ def _bench_top(chip: Block) -> str:
     return "\n".join(
         ["module bench_top(", ",\n".join(declared), ");", *registers,
          "  always @(posedge clk) begin", *clocked, "  end",
-         f"  {chip.module_name} top (", ",\n".join(connected), "  );", "endmodule", ""]
+         f"  {module} top (", ",\n".join(connected), "  );", "endmodule", ""]
     )  # fmt: skip
 
 
@@ -190,6 +201,7 @@ def build(
     taps: bool = False,
     dirty: bool = False,
     card: bool = False,
+    kernel: bool = False,
 ) -> ctypes.CDLL:
     """The chip's simulator.
 
@@ -204,6 +216,8 @@ def build(
         Of the chip whose memories begin with noise.
     card : bool
         Of the card, whose origin is `SIMULATED`, in place of the chip.
+    kernel : bool
+        Of the card in its kernel, behind `kernel_adapter`: the card's ports, addresses from 0.
 
     Raises
     ------
@@ -213,9 +227,13 @@ def build(
     """
     step("generate Verilog")
     top: Block
-    if card:
+    module = ""
+    if card or kernel:
         top = Card(hardware=hardware, identity=SIMULATED)
-        texts = card_verilog(hardware, SIMULATED)
+        texts = (kernel_verilog if kernel else card_verilog)(hardware, SIMULATED)
+        if kernel:
+            module = ADAPTER
+            texts = texts | {ADAPTER: kernel_adapter(top, hardware)}
     else:
         top = Chip(hardware=hardware, taps=taps)
         texts = chip_verilog(hardware, taps)
@@ -235,15 +253,15 @@ def build(
     }
     if taps:
         macros["TL_TAP_WORDS"] = tap_words(hardware)
-    if card:
+    if card or kernel:
         macros["TL_CARD"] = 1
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
-    texts = texts | {"bench_top": _bench_top(top)}
+    texts = texts | {"bench_top": _bench_top(top, module or top.module_name)}
     model = _digest(*texts.values(), *_VERILATE, *VERILATOR_FLAGS, *_SPEED, *_MAKE)
     folder = (
         build_root()
         / "simulator"
-        / f"{hardware.name}{_TAPS * taps}{_DIRTY * dirty}{_CARD * card}-{model}"
+        / f"{hardware.name}{_TAPS * taps}{_DIRTY * dirty}{_CARD * card}{_KERNEL * kernel}-{model}"
     )
     objects, done = folder / "obj", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]

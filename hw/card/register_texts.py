@@ -14,6 +14,7 @@ _ACCESS = {
     Access.STORED: "holds what was written; zero after power-up, kept by a reset",
     Access.COMMAND: "a write does something once; SLVERR when it is refused",
     Access.TAKE: "a read takes the value away",
+    Access.CONTROL: "a read shows what the card says; reads and writes do something",
 }
 
 _INTRODUCTION = f"""# Registers

@@ -1,0 +1,46 @@
+"""A simulated kernel: as the simulated card, through the kernel's window and ports."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from tokenloom.hw.card.kernel_map import BASES, CARD_OFFSET
+from tokenloom.sim.card import CardTransport
+from tokenloom.sim.kernel_adapter import simulated_base
+from tokenloom.sim.simulator import build
+
+__all__ = ["KernelTransport"]
+
+
+class KernelTransport(CardTransport):
+    """The card's registers in the upper half of a kernel's window, and the kernel's own.
+
+    Parameters are those of `CardTransport`. The buffers' addresses are written at the start.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for channel in range(self.hardware.array.columns):
+            base = simulated_base(channel)
+            self.write_kernel(BASES + 8 * channel, base & 0xFFFFFFFF)
+            self.write_kernel(BASES + 8 * channel + 4, base >> 32)
+
+    def _simulator(self) -> ctypes.CDLL:
+        return build(self.hardware, kernel=True)
+
+    def read(self, offset: int) -> int:
+        """As `CardTransport.read`."""
+        return super().read(CARD_OFFSET + offset)
+
+    def write(self, offset: int, value: int, strobe: int = 0xF) -> None:
+        """As `CardTransport.write`."""
+        super().write(CARD_OFFSET + offset, value, strobe)
+
+    def read_kernel(self, offset: int) -> int:
+        """A register of the kernel's own."""
+        return super().read(offset)
+
+    def write_kernel(self, offset: int, value: int) -> None:
+        """Write a register of the kernel's own."""
+        super().write(offset, value)
