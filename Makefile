@@ -24,7 +24,7 @@ BENCH_OUT = $(if $(findstring --only,$(ARGS)),,--markdown docs/benchmarks.md)
 CHOSEN_MODEL = $(if $(filter file,$(origin MODEL)),,--model "$(MODEL)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test generate sim lint bench estimate verify clean
+.PHONY: help setup run test generate synth sim lint bench estimate verify clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -43,6 +43,10 @@ test: $(STAMP) ## Run every test
 
 generate: $(STAMP) ## Write the chip's Verilog for BOARD and MODEL to build/generate
 	@$(BIN)/tokenloom generate --model "$(MODEL)" --board "$(BOARD)" --out "$(OUT)" $(ARGS)
+
+synth: $(STAMP) ## Write the Vivado and Vitis project of BOARD=u280|u55c|vck5000 to build/synth
+	@$(BIN)/tokenloom synth --board "$(if $(filter file,$(origin BOARD)),u280,$(BOARD))" \
+	  --out "$(OUT)/$(if $(filter file,$(origin BOARD)),u280,$(notdir $(BOARD)))" $(ARGS)
 
 sim: $(STAMP) ## Run the cocotb regression of the blocks in Verilator
 	@$(BIN)/python -m pytest -n 2 tests/hw $(ARGS)

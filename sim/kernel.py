@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 from tokenloom.hw.card.kernel_map import BASES, CARD_OFFSET
+from tokenloom.hw.config import HardwareConfig
 from tokenloom.sim.card import CardTransport
 from tokenloom.sim.kernel_adapter import simulated_base
+from tokenloom.sim.memory import IDEAL, MemoryProfile
 from tokenloom.sim.simulator import build
 
 __all__ = ["KernelTransport"]
@@ -16,11 +17,21 @@ __all__ = ["KernelTransport"]
 class KernelTransport(CardTransport):
     """The card's registers in the upper half of a kernel's window, and the kernel's own.
 
-    Parameters are those of `CardTransport`. The buffers' addresses are written at the start.
+    Parameters are those of `CardTransport`, but there is no ideal memory: that one wants address and
+    data of a write in the same cycle, between which the kernel has a register. The buffers'
+    addresses are written at the start.
     """
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(
+        self,
+        hardware: HardwareConfig,
+        words: int,
+        memory: str | MemoryProfile = "hbm2",
+        memory_seed: int = 1,
+    ) -> None:
+        if memory == IDEAL:
+            raise ValueError("memory is 'ideal'; allowed are those with a model, as hbm2")
+        super().__init__(hardware, words, memory, memory_seed)
         for channel in range(self.hardware.array.columns):
             base = simulated_base(channel)
             self.write_kernel(BASES + 8 * channel, base & 0xFFFFFFFF)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.lib.wiring import In
 
 from tokenloom.hw.card.axi_lite import AXI_LITE
-from tokenloom.hw.card.kernel import CONTROL_BUS, axi_ports
+from tokenloom.hw.card.kernel import CONTROL_BUS, Kernel, axi_ports
 from tokenloom.hw.card.kernel_map import bus
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.verilog.block import Block
@@ -72,6 +72,6 @@ def kernel_adapter(card: Block, hardware: HardwareConfig) -> str:
             else:
                 lines.append(f"  assign {part} = {theirs};")
     return "\n".join(
-        [f"module {ADAPTER}(", ",\n".join(declared), ");", *wires, *lines, "  kernel kernel (",
+        [f"module {ADAPTER}(", ",\n".join(declared), ");", *wires, *lines, f"  {Kernel.module_name} kernel (",
          ",\n".join(f"    {pin}" for pin in pins), "  );", "endmodule", ""]
     )  # fmt: skip

@@ -59,7 +59,7 @@ def kernel():
         one.transport.close()
 
 
-@pytest.mark.parametrize("memory", ["ideal", "hbm2"])
+@pytest.mark.parametrize("memory", ["hbm2", "ddr4"])
 def test_tokens_are_the_golden_models(memory, kernel):
     one = kernel(memory)
     one.load()
@@ -110,7 +110,7 @@ def test_the_runtimes_handshake(kernel):
 
 
 def test_bases_are_kept_and_used(kernel):
-    one = kernel("ideal")
+    one = kernel()
     for channel in range(HARDWARE.array.columns):
         for half in range(2):
             offset = BASES + 8 * channel + 4 * half
@@ -125,7 +125,7 @@ def test_bases_are_kept_and_used(kernel):
 
 
 def test_both_halves_of_the_window_answer_errors(kernel):
-    transport = kernel("ideal").transport
+    transport = kernel().transport
     free = max(register.offset for register in MAP.values()) + 4
     for offset in (free, CARD_OFFSET - 4):
         with pytest.raises(BusError, match="DECERR"):

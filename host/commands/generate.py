@@ -13,7 +13,7 @@ from typing import Any
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
 
-__all__ = ["generate"]
+__all__ = ["generate", "locked"]
 
 _MANIFEST = "tokenloom.json"
 _HEADER = "tokenloom_registers.h"
@@ -65,7 +65,7 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
         "hardware": ready.hardware.to_dict(),
         "complete": True,
     }
-    with _locked(out):
+    with locked(out):
         _refuse_strangers(out)
         # The list first, with the old names too: an interrupted run's files are known as ours.
         known = {**dict.fromkeys(_listed(out), 0), **modules}
@@ -77,7 +77,7 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder: two chips' files in it would make a third one."""
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -15,16 +15,23 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.synth.netlist import blackbox, children, instances
+from tokenloom.host.synth.netlist import blackbox, children
 from tokenloom.sim.toolchain import build_root
 
-__all__ = ["Estimate", "Resources", "estimate_block", "saved_key", "total", "yosys_command"]
+__all__ = [
+    "Estimate",
+    "Resources",
+    "estimate_block",
+    "made_estimate",
+    "saved_key",
+    "yosys_command",
+]
 
 # LUTs of which a memory or shift register made of LUTs consists; single LUTs count one.
 _LUT_CELLS = {
@@ -138,6 +145,16 @@ def saved_key(texts: Mapping[str, str], name: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def _saved_path(texts: Mapping[str, str], name: str) -> Path:
+    return build_root() / "resources" / f"{name}-{saved_key(texts, name)}.json"
+
+
+def made_estimate(texts: Mapping[str, str], name: str) -> Estimate | None:
+    """What `estimate_block` has found for this text before; None when it has not been asked."""
+    saved = _saved_path(texts, name)
+    return Estimate.from_dict(json.loads(saved.read_text())) if saved.exists() else None
+
+
 def estimate_block(texts: Mapping[str, str], name: str) -> Estimate:
     """Synthesise one block; made once per text (build/resources).
 
@@ -153,9 +170,9 @@ def estimate_block(texts: Mapping[str, str], name: str) -> Estimate:
     TokenloomError
         When Yosys is missing or fails.
     """
-    saved = build_root() / "resources" / f"{name}-{saved_key(texts, name)}.json"
-    if saved.exists():
-        return Estimate.from_dict(json.loads(saved.read_text()))
+    saved = _saved_path(texts, name)
+    if (made := made_estimate(texts, name)) is not None:
+        return made
     below = sorted(children(texts, name))
     with tempfile.TemporaryDirectory(prefix="tokenloom-") as folder:
         files = {name: texts[name], **{child: blackbox(texts[child]) for child in below}}
@@ -183,18 +200,3 @@ def estimate_block(texts: Mapping[str, str], name: str) -> Estimate:
     temporary.write_text(json.dumps(found.to_dict()))
     temporary.replace(saved)
     return found
-
-
-def total(
-    texts: Mapping[str, str], top: str, estimates: Mapping[str, Estimate]
-) -> Resources:
-    """What `top` takes with everything below it: each block's estimate times its instances."""
-    result = Resources()
-    for name, count in instances(texts, top).items():
-        result += estimates[name].resources * count
-    return result
-
-
-def estimate_blocks(texts: Mapping[str, str], names: Iterable[str]) -> dict[str, Estimate]:
-    """`estimate_block` of several, one after the other."""
-    return {name: estimate_block(texts, name) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Cat, ClockDomain, Const, Module, Signal
@@ -19,12 +20,39 @@ from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.memory.axi import READS, WRITES, Burst, burst_words
 from tokenloom.hw.verilog.block import Block, instance
 
-__all__ = ["CONTROL_BUS", "RESET_STAGES", "Kernel", "axi_ports"]
+__all__ = ["CONTROL_BUS", "CROSSINGS", "RESET_STAGES", "Crossing", "Kernel", "axi_ports"]
 
 CONTROL_BUS = "s_axi_control"
 """The kernel's AXI4-Lite slave."""
 RESET_STAGES = 2
 """Flip-flops of the reset's synchroniser."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """A signal that may change at any time, and where it is caught.
+
+    Attributes
+    ----------
+    register : str
+        The first flip-flop of the synchroniser, by its path below the kernel.
+    source : str
+    why : str
+    """
+
+    register: str
+    source: str
+    why: str
+
+
+CROSSINGS = (
+    Crossing(
+        register="reset_n_stage0",
+        source="ap_rst_n",
+        why="the platform's reset is taken for asynchronous; two flip-flops follow",
+    ),
+)
+"""Every asynchronous crossing of the kernel; its constraints are made from this."""
 
 # AXI4's signals beside those that the card's ports have; a memory port of the chip sends one kind of
 # access only: bufferable and modifiable, so that the platform may make other widths of it.
@@ -71,6 +99,7 @@ class Kernel(Block):
     """
 
     belt = False
+    module_name = "tokenloom"  # `kernel` is a word of OpenCL
 
     def __init__(self, *, hardware: HardwareConfig, identity: Identity) -> None:
         self._hw = hardware
@@ -150,7 +179,7 @@ class Kernel(Block):
         m.d.comb += [
             card.go.eq(control.go),
             *(getattr(control, n).eq(getattr(card, n)) for n in ("startable", "idle", "waiting")),
-            self.interrupt.eq(control.interrupt),
+            self.interrupt.eq(control.irq),
         ]
 
         # The memory's side: what the chip knows of a port, part by part.

@@ -35,7 +35,8 @@ class KernelControl(Block):
     idle : In(1), low from the cycle after a taken `go` until the request has ended
     waiting : In(1)
         OUTPUT holds a token.
-    interrupt : Out(1), a level
+    irq : Out(1)
+        The interrupt, a level
     """
 
     belt = False
@@ -49,7 +50,7 @@ class KernelControl(Block):
             "startable": In(1),
             "idle": In(1),
             "waiting": In(1),
-            "interrupt": Out(1),
+            "irq": Out(1),
         }
         super().__init__(members, params=(channels,))
 
@@ -89,7 +90,7 @@ class KernelControl(Block):
         m.d.sync += [
             waited.eq(self.waiting),
             status.eq((status ^ toggles) | (events & regs.ier)),
-            self.interrupt.eq(regs.gie[0] & status.any()),
+            self.irq.eq(regs.gie[0] & status.any()),
         ]
         m.d.comb += self.base.eq(
             Cat(
