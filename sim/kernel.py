@@ -17,8 +17,8 @@ __all__ = ["KernelTransport"]
 class KernelTransport(CardTransport):
     """The card's registers in the upper half of a kernel's window, and the kernel's own.
 
-    Parameters are those of `CardTransport`, but there is no ideal memory: that one wants address and
-    data of a write in the same cycle, between which the kernel has a register. The buffers'
+    Parameters are those of `CardTransport`, but there is no ideal memory: that one wants address
+    and data of a write in the same cycle, between which the kernel has a register. The buffers'
     addresses are written at the start.
     """
 

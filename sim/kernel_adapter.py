@@ -72,6 +72,7 @@ def kernel_adapter(card: Block, hardware: HardwareConfig) -> str:
             else:
                 lines.append(f"  assign {part} = {theirs};")
     return "\n".join(
-        [f"module {ADAPTER}(", ",\n".join(declared), ");", *wires, *lines, f"  {Kernel.module_name} kernel (",
-         ",\n".join(f"    {pin}" for pin in pins), "  );", "endmodule", ""]
+        [f"module {ADAPTER}(", ",\n".join(declared), ");", *wires, *lines,
+         f"  {Kernel.module_name} kernel (", ",\n".join(f"    {pin}" for pin in pins), "  );",
+         "endmodule", ""]
     )  # fmt: skip

@@ -185,6 +185,6 @@ def _refuse_strangers(out: Path) -> None:
     )
     if strangers:
         raise TokenloomError(
-            f"{out}: has files that tokenloom did not write ({strangers[0]}); give an empty folder, "
-            "since a tool that reads the folder would read both"
+            f"{out}: has files that tokenloom did not write ({strangers[0]}); give an empty "
+            "folder, since a tool that reads the folder would read both"
         )

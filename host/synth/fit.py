@@ -150,8 +150,13 @@ def available(hardware: HardwareConfig) -> Resources:
 def _die(hardware: HardwareConfig, die: int) -> Resources:
     """What a die has: an equal part, die 0 without the shell, whose ports are there."""
     have, dies = hardware.board.resources, hardware.board.resources.slrs
-    whole = Resources(luts=have.luts, flip_flops=have.flip_flops, dsps=have.dsps,
-                      block_rams=have.block_ram_kbit / 36, ultra_rams=have.ultra_ram_kbit / 288)  # fmt: skip
+    whole = Resources(
+        luts=have.luts,
+        flip_flops=have.flip_flops,
+        dsps=have.dsps,
+        block_rams=have.block_ram_kbit / 36,
+        ultra_rams=have.ultra_ram_kbit / 288,
+    )
     left = available(hardware)
     shell = Resources(**{f.name: getattr(whole, f.name) - getattr(left, f.name)
                          for f in fields(Resources)})  # fmt: skip
@@ -264,6 +269,6 @@ def check_fit(found: Fit, hardware: HardwareConfig) -> None:
             f"{hardware.name} does not fit {hardware.board.name}: it takes "
             f"{getattr(found.used, name):,.0f} {_LABELS[name]} (Yosys estimate), and "
             f"{getattr(found.left, name):,.0f} are there after the shell; block {block} takes most "
-            f"of them: {count} times {each:,.0f}. Allowed is a smaller array, fewer rows, or smaller "
-            "maxima and buffers"
+            f"of them: {count} times {each:,.0f}. Allowed is a smaller array, fewer rows, or "
+            "smaller maxima and buffers"
         )

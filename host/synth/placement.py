@@ -64,7 +64,8 @@ def die_totals(
     estimates: Mapping[str, Estimate],
 ) -> dict[int, Resources]:
     """Die -> what its pieces take. What holds the pieces counts where most of its pieces' parents
-    are: the core's own cells in die 1, all others in die 0."""
+    are: the core's own cells in die 1, all others in die 0.
+    """
     paths = instance_paths(texts, top)
     found: dict[int, Resources] = {}
     for die, placed in pieces.items():

@@ -35,8 +35,9 @@ def check_board(hardware: HardwareConfig) -> None:
     board = hardware.board
     if not board.platform or not board.memory.tag:
         raise TokenloomError(
-            f"board '{hardware.name}' has no vendor platform (board.platform and board.memory.tag); "
-            "allowed are u280, u55c, vck5000, or a TOML file of a board that has both"
+            f"board '{hardware.name}' has no vendor platform (board.platform and "
+            "board.memory.tag); allowed are u280, u55c, vck5000, or a TOML file of a board with "
+            "both"
         )
 
 
@@ -173,7 +174,7 @@ def _readme(hardware: HardwareConfig, found: Fit) -> str:
             "",
             "Nothing here has been run by the vendor's tools yet.",
             "",
-            "What it takes, a Yosys estimate per block times instances, against what the shell leaves:",
+            "Taken: Yosys estimates per block, times instances. There: what the shell leaves.",
             "",
             "| resource | taken | there | share |",
             "|---|---|---|---|",

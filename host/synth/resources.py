@@ -1,8 +1,9 @@
 """What a chip takes of an FPGA: Yosys' estimate per block, times its instances.
 
-Each block is synthesised alone, for UltraScale+ (`synth_xilinx -family xcup`), with the blocks below
-it as black boxes; so an array of 4096 products costs one element's synthesis. Nothing is optimised
-across blocks, and nothing is placed: a *Yosys estimate*, to be named so wherever it is shown.
+Each block is synthesised alone, for UltraScale+ (`synth_xilinx -family xcup`), with the blocks
+below it as black boxes; so an array of 4096 products costs one element's synthesis. Nothing is
+optimised across blocks, and nothing is placed: a *Yosys estimate*, to be named so wherever it is
+shown.
 """
 
 from __future__ import annotations
@@ -185,8 +186,11 @@ def estimate_block(texts: Mapping[str, str], name: str) -> Estimate:
         )
         Path(folder, "estimate.ys").write_text(script)
         done = subprocess.run(
-            [*yosys_command(), "-q", "-s", "estimate.ys"], cwd=folder, capture_output=True, text=True
-        )  # fmt: skip
+            [*yosys_command(), "-q", "-s", "estimate.ys"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             raise TokenloomError(f"yosys failed on {name}:\n{done.stderr.strip()[-500:]}")
         cells = json.loads(Path(folder, "stat.json").read_text())["design"]["num_cells_by_type"]

@@ -54,17 +54,28 @@ CROSSINGS = (
 )
 """Every asynchronous crossing of the kernel; its constraints are made from this."""
 
-# AXI4's signals beside those that the card's ports have; a memory port of the chip sends one kind of
-# access only: bufferable and modifiable, so that the platform may make other widths of it.
+# AXI4's signals beside those that the card's ports have; a memory port of the chip sends one kind
+# of access only: bufferable and modifiable, so that the platform may make other widths of it.
 _CACHE = 0b0011
 _ZERO = ("id", "lock", "prot", "qos", "region")
 
 
 def axi_ports(data_bits: int) -> dict[str, tuple[bool, int]]:
     """Name -> (driven by the master, bits) of an AXI4 port with 64-bit addresses."""
-    address = {"valid": (True, 1), "ready": (False, 1), "addr": (True, 64), "id": (True, 1),
-               "len": (True, 8), "size": (True, 3), "burst": (True, 2), "lock": (True, 1),
-               "cache": (True, 4), "prot": (True, 3), "qos": (True, 4), "region": (True, 4)}  # fmt: skip
+    address = {
+        "valid": (True, 1),
+        "ready": (False, 1),
+        "addr": (True, 64),
+        "id": (True, 1),
+        "len": (True, 8),
+        "size": (True, 3),
+        "burst": (True, 2),
+        "lock": (True, 1),
+        "cache": (True, 4),
+        "prot": (True, 3),
+        "qos": (True, 4),
+        "region": (True, 4),
+    }
     found = {f"{channel}{name}": port for channel in ("aw", "ar") for name, port in address.items()}
     return found | {
         "wvalid": (True, 1), "wready": (False, 1), "wdata": (True, data_bits),
@@ -79,8 +90,8 @@ class Kernel(Block):
     """A card with the ports of a Vitis RTL kernel, all in the clock `ap_clk`.
 
     Each memory channel is an AXI4 port of its own, whose addresses are the buffer's address (an
-    argument of the kernel) plus the channel's. Bursts are those of the chip: at most 512 bytes, none
-    across 4 KiB. The platform makes the memory's width and clock of it.
+    argument of the kernel) plus the channel's. Bursts are those of the chip: at most 512 bytes,
+    none across 4 KiB. The platform makes the memory's width and clock of it.
 
     Parameters
     ----------
@@ -126,8 +137,14 @@ class Kernel(Block):
                 told = ", ".join(f"{key} {value}" for key, value in parameters.items())
                 attrs["X_INTERFACE_PARAMETER"] = told
 
-        mark("ap_clk", "signal:clock:1.0", "ap_clk CLK", XIL_INTERFACENAME="ap_clk",
-             ASSOCIATED_BUSIF=":".join([CONTROL_BUS, *buses]), ASSOCIATED_RESET="ap_rst_n")  # fmt: skip
+        mark(
+            "ap_clk",
+            "signal:clock:1.0",
+            "ap_clk CLK",
+            XIL_INTERFACENAME="ap_clk",
+            ASSOCIATED_BUSIF=":".join([CONTROL_BUS, *buses]),
+            ASSOCIATED_RESET="ap_rst_n",
+        )
         mark("ap_rst_n", "signal:reset:1.0", "ap_rst_n RST",
              XIL_INTERFACENAME="ap_rst_n", POLARITY="ACTIVE_LOW")  # fmt: skip
         mark("interrupt", "signal:interrupt:1.0", "interrupt INTERRUPT",
@@ -135,8 +152,12 @@ class Kernel(Block):
         for name in axi_lite_ports(ADDRESS_BITS):
             role = name.removeprefix("s_axi_")
             more = {"PROTOCOL": "AXI4LITE", "DATA_WIDTH": 32, "ADDR_WIDTH": ADDRESS_BITS}
-            mark(f"{CONTROL_BUS}_{role}", "interface:aximm:1.0", f"{CONTROL_BUS} {role.upper()}",
-                 **{"XIL_INTERFACENAME": CONTROL_BUS, **more} if role == "awaddr" else {})  # fmt: skip
+            mark(
+                f"{CONTROL_BUS}_{role}",
+                "interface:aximm:1.0",
+                f"{CONTROL_BUS} {role.upper()}",
+                **{"XIL_INTERFACENAME": CONTROL_BUS, **more} if role == "awaddr" else {},
+            )
         port = hw.memory.port_bits
         more = {"PROTOCOL": "AXI4", "DATA_WIDTH": port, "ADDR_WIDTH": 64, "ID_WIDTH": 1,
                 "HAS_BURST": 1, "SUPPORTS_NARROW_BURST": 0, "MAX_BURST_LENGTH": burst_words(port),

@@ -35,7 +35,7 @@ class RegisterFile(Block):
     NAME : Out, of a stored register
     NAME : Out, NAME_write : Out(1), strobe, NAME_refused : In(1), of a command; the answer comes in
         the same cycle; NAME_denied : Out(1), strobe in place of NAME_write
-    NAME : In, NAME_read : Out(1), strobe, NAME_data : Out, NAME_write : Out(1), strobe, of a control
+    NAME : In, NAME_read : Out(1), strobe, of a control; NAME_data : Out, NAME_write : Out(1)
     refused : Out(1), strobe
         A command was refused.
 

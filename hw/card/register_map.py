@@ -109,7 +109,7 @@ def register(
     text: str,
     *fields: tuple[str, int, str] | tuple[str, int, str, int],
 ) -> Register:
-    """A register from (name, bits, text) or (name, bits, text, low) of its fields; none: 32 bits."""
+    """A register; its fields are (name, bits, text) or (name, bits, text, low), none: 32 bits."""
     placed, at = [], 0
     for field in fields or (("value", 32, ""),):
         low = field[3] if len(field) == 4 else at

@@ -36,7 +36,11 @@ async def slave(dut, side, random, seen):
             port("rdata").value, port("rresp").value = r
         port("bvalid").value, port("rvalid").value = b is not None, r is not None
         await RisingEdge(dut.clk)
-        for c, names in (("aw", ("addr", "prot")), ("w", ("data", "strb")), ("ar", ("addr", "prot"))):
+        for c, names in (
+            ("aw", ("addr", "prot")),
+            ("w", ("data", "strb")),
+            ("ar", ("addr", "prot")),
+        ):
             if ready[c] and port(f"{c}valid").value == 1:
                 got[c] = tuple(int(port(c + name).value) for name in names)
         if b is not None and port("bready").value == 1:

@@ -51,7 +51,7 @@ async def read(dut, offset):
 
 @cocotb.test()
 async def control_against_model(dut):
-    """Random accesses, requests that last at random, refusals, tokens: every read is the model's."""
+    """Random starts, lasting at random, refusals, tokens: every read is the model's."""
     _, random, _ = configured()
     await begin(dut, [*(f"s_axi_{name}" for name in MASTER), "startable", "waiting"])
     dut.idle.value = 1
