@@ -58,6 +58,11 @@ def table(hardware: HardwareConfig, texts: dict[str, str]) -> str:
         f"The fullest is at {found.fullest:.0%}; above {COMFORT:.0%} placing gets hard.",
         "",
     ]
+    if found.unknown:
+        lines += [
+            "Not estimated, only their memories counted: " + ", ".join(found.unknown) + ".",
+            "",
+        ]
     if found.older:
         lines += ["\\* estimated from an older text, its memories' sizes derived.", ""]
     return "\n".join(lines)

@@ -43,7 +43,8 @@ def synth(
     -------
     dict
         ``board``, ``part``, ``platform``, ``out``, ``files``, ``resources`` (name -> used, left,
-        share), ``dies``, ``older`` (blocks known by an older text), ``commands`` (step -> command),
+        share), ``dies``, ``older`` (blocks known by an older text), ``unknown``
+        (blocks without an estimate), ``commands`` (step -> command),
         ``ran`` (steps that were run), ``missing`` (tools that are not on PATH), ``hardware``.
 
     Raises
@@ -88,6 +89,7 @@ def synth(
         },
         "dies": {str(die): shares for die, shares in found.die_shares().items()},
         "older": list(found.older),
+        "unknown": list(found.unknown),
         "commands": {step: " ".join(command) for step, command in steps.items()},
         "ran": [],
         "missing": missing,
@@ -153,6 +155,11 @@ def told(result: dict[str, Any]) -> Iterator[str]:
         yield (
             f"  {len(result['older'])} blocks have changed since they were estimated: "
             f"{', '.join(result['older'])}; --measure estimates them anew"
+        )
+    if result["unknown"]:
+        yield (
+            f"  {len(result['unknown'])} blocks have no estimate, only their memories are counted: "
+            f"{', '.join(result['unknown'])}; --measure estimates them"
         )
     for step in result["ran"]:
         yield f"ran {result['commands'][step]}"

@@ -44,10 +44,13 @@ class Known:
     older : tuple of str
         Blocks whose estimate is that of another text of the same name, with its memories' sizes
         replaced by this one's.
+    unknown : tuple of str
+        Blocks without an estimate: only their memories' sizes are known.
     """
 
     estimates: dict[str, Estimate]
     older: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 def _block_rams(words: int, bits: int) -> float:
@@ -97,14 +100,9 @@ def known_estimates(texts: Mapping[str, str], board: str, *, measure: bool = Fal
         Whose estimates are preferred when a text has changed.
     measure : bool
         Run Yosys for every text without an estimate (a minute and more per block).
-
-    Raises
-    ------
-    TokenloomError
-        When nothing is known of a block.
     """
     blocks = _load()
-    found, older = {}, []
+    found, older, unknown = {}, [], []
     for name in sorted(texts):
         made = made_estimate(texts, name)
         saved = blocks.get(name, {})
@@ -124,11 +122,9 @@ def known_estimates(texts: Mapping[str, str], board: str, *, measure: bool = Fal
             found[name] = replace(other, resources=resources)
             older.append(name)
         else:
-            raise TokenloomError(
-                f"nothing is known of what block {name} takes: run {_COMMAND} {board}, or give "
-                "--measure"
-            )
-    return Known(estimates=found, older=tuple(older))
+            found[name] = Estimate(resources=derived_memories(texts[name]), depth=0)
+            unknown.append(name)
+    return Known(estimates=found, older=tuple(older), unknown=tuple(unknown))
 
 
 def _estimate(entry: Mapping[str, Any]) -> Estimate:
@@ -175,8 +171,8 @@ class Fit:
         Die -> (what it holds, what it has); empty when there is only one.
     blocks : dict
         Block -> (instances, estimate of one).
-    older : tuple of str
-        As `Known.older`.
+    older, unknown : tuple of str
+        As in `Known`.
     """
 
     used: Resources
@@ -184,6 +180,7 @@ class Fit:
     dies: dict[int, tuple[Resources, Resources]]
     blocks: dict[str, tuple[int, Estimate]]
     older: tuple[str, ...]
+    unknown: tuple[str, ...]
 
     def shares(self) -> dict[str, float]:
         """Resource -> the share of it that is used."""
@@ -247,6 +244,7 @@ def fit(
         dies={die: (total, _die(hardware, die)) for die, total in totals.items()},
         blocks={name: (count, estimates[name]) for name, count in sorted(counts.items())},
         older=known.older,
+        unknown=known.unknown,
     )
 
 

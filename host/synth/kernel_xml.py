@@ -15,9 +15,9 @@ UNIT = f"{Kernel.module_name}_1"
 """The kernel's only instance (compute unit) in a platform."""
 
 
-def _tag(name: str, **attributes: object) -> str:
+def _tag(tag: str, **attributes: object) -> str:
     told = " ".join(f"{key}={quoteattr(str(value))}" for key, value in attributes.items())
-    return f"<{name} {told}/>"
+    return f"<{tag} {told}/>"
 
 
 def kernel_xml(hardware: HardwareConfig, version: str) -> str:

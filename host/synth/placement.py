@@ -8,12 +8,17 @@ from collections.abc import Iterable, Mapping
 from tokenloom.host.synth.netlist import instance_paths, instances
 from tokenloom.host.synth.resources import Estimate, Resources
 
-__all__ = ["SPREAD", "die_totals", "placement"]
+__all__ = ["MEMORY_SIDE", "SPREAD", "die_totals", "placement"]
 
 SPREAD = ("channel", "column")
 """Blocks of which a chip has one per memory channel: what holds them is no piece itself."""
 
+MEMORY_SIDE = ("channel", "address_base")
+"""Blocks that belong beside the memory's ports."""
+
 _COLUMN = re.compile(r"column(\d+)$")
+# Columns in the core's die, of so many: the core has multipliers of its own.
+_CORE_SHARE = (15, 32)
 
 
 def _containers(paths: Mapping[str, str]) -> set[str]:
@@ -29,28 +34,35 @@ def _containers(paths: Mapping[str, str]) -> set[str]:
 def placement(texts: Mapping[str, str], top: str, dies: int) -> dict[int, list[str]]:
     """Die -> instances, by their paths below `top`; nothing lies inside another piece.
 
-    The channels are in die 0, where the memory's ports are, with all that talks to the host. The
-    array's columns fill the dies above it in turn, the rest of the core sits beside the first of
-    them.
+    The channels are in die 0, where the memory's ports are, which leaves no room there for more.
+    Die 1 has the rest, with fewer of the array's columns than the dies above it.
     """
     if dies == 1:
         return {}
     paths = instance_paths(texts, top)
     containers = _containers(paths)
-    core = next((path for path in sorted(containers) if path.split("/")[-1] == "core"), None)
     columns = sum(kind == "column" for kind in paths.values())
     found: dict[int, list[str]] = {die: [] for die in range(dies)}
-    for path in paths:
+    for path, kind in paths.items():
         parent = path.rpartition("/")[0]
         if path in containers or parent not in containers:
             continue
         column = _COLUMN.search(path)
-        if column is not None:
-            die = 1 + int(column[1]) * (dies - 1) // columns
+        if kind in MEMORY_SIDE:
+            die = 0
+        elif column is not None:
+            die = _die_of_column(int(column[1]), columns, dies)
         else:
-            die = int(core is not None and path.startswith(f"{core}/"))
+            die = 1
         found[die].append(path)
     return {die: sorted(pieces, key=_natural) for die, pieces in found.items()}
+
+
+def _die_of_column(number: int, columns: int, dies: int) -> int:
+    first = columns if dies == 2 else columns * _CORE_SHARE[0] // _CORE_SHARE[1]
+    if number < first:
+        return 1
+    return 2 + (number - first) * (dies - 2) // (columns - first)
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
@@ -63,8 +75,8 @@ def die_totals(
     pieces: Mapping[int, Iterable[str]],
     estimates: Mapping[str, Estimate],
 ) -> dict[int, Resources]:
-    """Die -> what its pieces take. What holds the pieces counts where most of its pieces' parents
-    are: the core's own cells in die 1, all others in die 0.
+    """Die -> what its pieces take. Cells of what holds the pieces are not fenced; they count where
+    the core is.
     """
     paths = instance_paths(texts, top)
     found: dict[int, Resources] = {}
@@ -74,8 +86,7 @@ def die_totals(
             for name, count in instances(texts, paths[path]).items():
                 here += estimates[name].resources * count
         found[die] = here
-    found[0] += estimates[top].resources
+    found[1] += estimates[top].resources
     for path in _containers(paths) - {""}:
-        inside = "core" in path.split("/")
-        found[int(inside)] += estimates[paths[path]].resources
+        found[1] += estimates[paths[path]].resources
     return found

@@ -162,6 +162,11 @@ def _readme(hardware: HardwareConfig, found: Fit) -> str:
         if found.older
         else []
     )
+    if found.unknown:
+        older += [
+            "",
+            "Not estimated, and not counted but for memories: " + ", ".join(found.unknown),
+        ]
     return "\n".join(
         [
             f"# {board.name}",

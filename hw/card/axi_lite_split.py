@@ -45,7 +45,7 @@ class AxiLiteSplit(Block):
         members: dict[str, Any] = dict(axi_lite_ports(addr_bits))
         for side in ("low", "high"):
             for name, member in axi_lite_ports(addr_bits).items():
-                members[name.replace("s_axi", side)] = member.flip()  # type: ignore[attr-defined]
+                members[name.replace("s_axi", side)] = member.flip()
         super().__init__(members, params=(addr_bits,))
 
     def elaborate(self, platform: object) -> Module:

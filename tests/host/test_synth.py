@@ -175,7 +175,7 @@ def test_pblocks_name_instances(board, project):
         if kind == "channel":
             assert where[path] == "die0"
         if kind == "column":
-            assert where[path] == f"die{1 + int(path[-1]) // 2}"
+            assert where[path] == ("die1" if path.endswith("column0") else "die2")
         above = [path.rsplit("/", i)[0] for i in range(path.count("/") + 1)]
         holds = any(other.startswith(f"{path}/") for other in cells)
         assert holds or sum(part in where for part in above) == 1, path
@@ -409,6 +409,7 @@ def test_each_resource_can_break_a_chip():
                 left=left,
                 dies={},
                 older=(),
+                unknown=(),
                 blocks={
                     "large": (1, Estimate(resources=need, depth=1)),
                     "small": (9, Estimate(resources=Resources(), depth=1)),
