@@ -6,7 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-__all__ = ["blackbox", "children", "instance_paths", "instances", "memories", "ports"]
+__all__ = [
+    "all_children",
+    "blackbox",
+    "children",
+    "instance_paths",
+    "instances",
+    "memories",
+    "ports",
+]
 
 _HEAD = re.compile(r"^module (\S+?) ?\((.*?)\);", re.MULTILINE | re.DOTALL)
 # An instance begins at two blanks: the module's name, the instance's name, the ports.
@@ -70,9 +78,19 @@ def children(texts: Mapping[str, str], name: str) -> Counter[str]:
     return Counter(kind for _, kind in _places(texts, name))
 
 
-def instances(texts: Mapping[str, str], top: str) -> Counter[str]:
-    """Block -> its instances in the whole hierarchy below `top`, which is there once."""
-    below = {name: children(texts, name) for name in texts}
+def all_children(texts: Mapping[str, str]) -> dict[str, Counter[str]]:
+    """Block -> `children`, of all blocks."""
+    return {name: children(texts, name) for name in texts}
+
+
+def instances(
+    texts: Mapping[str, str], top: str, below: Mapping[str, Counter[str]] | None = None
+) -> Counter[str]:
+    """Block -> its instances in the whole hierarchy below `top`, which is there once.
+
+    `below` is `all_children`, for those who ask more than once.
+    """
+    below = all_children(texts) if below is None else below
     total: Counter[str] = Counter()
 
     def walk(name: str, times: int) -> None:
@@ -87,9 +105,10 @@ def instances(texts: Mapping[str, str], top: str) -> Counter[str]:
 def instance_paths(texts: Mapping[str, str], top: str) -> dict[str, str]:
     """Path of every block's instance below `top`, as `card/chip/channel3` -> the block."""
     found: dict[str, str] = {}
+    below = {name: list(_places(texts, name)) for name in texts}
 
     def walk(name: str, path: str) -> None:
-        for place, kind in _places(texts, name):
+        for place, kind in below[name]:
             found[path + place] = kind
             walk(kind, f"{path}{place}/")
 

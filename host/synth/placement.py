@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from tokenloom.host.synth.netlist import instance_paths, instances
+from tokenloom.host.synth.netlist import all_children, instance_paths, instances
 from tokenloom.host.synth.resources import Estimate, Resources
 
 __all__ = ["MEMORY_SIDE", "SPREAD", "die_totals", "placement"]
@@ -79,13 +79,17 @@ def die_totals(
     the core is.
     """
     paths = instance_paths(texts, top)
+    below = all_children(texts)
+    whole: dict[str, Resources] = {}
+    for name in texts:
+        whole[name] = Resources()
+        for part, count in instances(texts, name, below).items():
+            whole[name] += estimates[part].resources * count
     found: dict[int, Resources] = {}
     for die, placed in pieces.items():
-        here = Resources()
+        found[die] = Resources()
         for path in placed:
-            for name, count in instances(texts, paths[path]).items():
-                here += estimates[name].resources * count
-        found[die] = here
+            found[die] += whole[paths[path]]
     found[1] += estimates[top].resources
     for path in _containers(paths) - {""}:
         found[1] += estimates[paths[path]].resources
