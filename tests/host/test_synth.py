@@ -1,5 +1,6 @@
 """The vendor project: what is in it, that its parts agree, and what its Tcl does."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from tokenloom.host.commands.synth import synth, told
 from tokenloom.host.synth.constraints import synchronisers
 from tokenloom.host.synth.fit import Fit, available, check_fit, derived_memories, fit
 from tokenloom.host.synth.netlist import instance_paths, instances, ports
+from tokenloom.host.synth.placement import _die_of_column
 from tokenloom.host.synth.project import TOP, project_files
 from tokenloom.host.synth.resources import Estimate, Resources
 from tokenloom.hw.card.identity import Identity
@@ -26,14 +28,24 @@ from tokenloom.hw.card.register_map import by_name
 from tokenloom.hw.config import load
 from tokenloom.sim.simulator import SIMULATED, kernel_verilog
 
-# Small chips on the cards' boards: generated in seconds, with all that a project has.
+# `mini` on the cards' boards: all that a project has; its Verilog runs in tests/test_kernel.py.
+MINI = load("mini")
 SMALL = [
-    "array.columns=4", "array.rows=2", "array.drain=4", "memory.buffer_words=64",
-    "memory.page_tokens=64", "memory.pages=64", "memory.slots=4", "maxima.width=128",
-    "maxima.ffn=384", "maxima.heads=8", "maxima.kv_heads=4", "maxima.head_size=16",
-    "maxima.vocab=4096", "maxima.positions=512", "maxima.layers=8", "norm_lanes=16",
-]  # fmt: skip
+    f"{section}.{key}={value}"
+    for section in ("array", "memory", "maxima")
+    for key, value in dataclasses.asdict(getattr(MINI, section)).items()
+] + [f"norm_lanes={MINI.norm_lanes}"]
+COLUMNS = MINI.array.columns
 BOARDS = ("u280", "u55c", "vck5000")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_chip():
+    """The board is in the Verilog only as a digest: one chip serves them all."""
+    texts = kernel_verilog(MINI, SIMULATED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenloom.sim.simulator.kernel_verilog", lambda *_: texts)
+        yield texts
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +80,7 @@ def test_ports_are_those_of_an_rtl_kernel(project):
     out, _ = project()
     found = ports(verilog(out)[TOP])
     want = {"ap_clk": ("input", 1), "ap_rst_n": ("input", 1), "interrupt": ("output", 1)}
-    for c in range(4):
+    for c in range(COLUMNS):
         for name, (driven, bits) in axi_ports(512).items():
             want[f"{bus(c)}_{name}"] = ("output" if driven else "input", bits)
     control = {name: port for name, port in found.items() if name.startswith("s_axi_control_")}
@@ -84,7 +96,7 @@ def test_interfaces_are_marked(project):
         declared = re.search(rf"((?:  \(\*.*\*\)\n)+)  {direction} (?:\[.*\] )?{name};", text)
         assert declared is not None and "X_INTERFACE_INFO" in declared[1], name
     clock = re.search(r'"XIL_INTERFACENAME ap_clk, ASSOCIATED_BUSIF ([^,]*), ', text)
-    assert clock[1].split(":") == ["s_axi_control", *map(bus, range(4))]
+    assert clock[1].split(":") == ["s_axi_control", *map(bus, range(COLUMNS))]
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -94,7 +106,7 @@ def test_kernel_xml_agrees_with_verilog_and_registers(board, project):
     assert kernel.get("name") == TOP and kernel.get("hwControlProtocol") == "ap_ctrl_hs"
     there = ports(verilog(out)[TOP])
     named = {port.get("name"): port for port in kernel.find("ports")}
-    table = by_name(kernel_registers(4))
+    table = by_name(kernel_registers(COLUMNS))
     for name, port in named.items():
         width = there[f"{name}_{'wdata' if name != 's_axi_control' else 'rdata'}"][1]
         assert int(port.get("dataWidth")) == width
@@ -119,7 +131,7 @@ def test_headers_compile(project, tmp_path):
     main = tmp_path / "main.c"
     main.write_text(
         '#include "tokenloom_registers.h"\n#include "tokenloom_kernel.h"\n'
-        "int main(void) { return TLK_AP_CTRL != 0 || TLK_MEM03_HIGH != 0x2c || TLK_CARD != 0x800\n"
+        "int main(void) { return TLK_AP_CTRL != 0 || TLK_MEM01_HIGH != 0x1c || TLK_CARD != 0x800\n"
         "  || TLK_AP_CTRL_IDLE_MASK != 4 || TL_MAGIC != 0; }\n"
     )
     command = ["cc", "-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{out}"]
@@ -175,7 +187,7 @@ def test_pblocks_name_instances(board, project):
         if kind == "channel":
             assert where[path] == "die0"
         if kind == "column":
-            assert where[path] == ("die1" if path.endswith("column0") else "die2")
+            assert where[path] == "die2"
         above = [path.rsplit("/", i)[0] for i in range(path.count("/") + 1)]
         holds = any(other.startswith(f"{path}/") for other in cells)
         assert holds or sum(part in where for part in above) == 1, path
@@ -248,7 +260,7 @@ def test_packaging(board, project, tmp_path):
     assert [path.name for path in added if path.suffix == ".xdc"] == ["crossings.xdc"]
     assert ["create_project"] == [line[0] for line in record if load(board).board.part in line]
     joined = {line[2] for line in record if line[0] == "ipx::associate_bus_interfaces"}
-    assert joined == {"s_axi_control", *map(bus, range(4))}
+    assert joined == {"s_axi_control", *map(bus, range(COLUMNS))}
     packed = next(line for line in record if line[0] == "package_xo")
     words = dict(zip(packed[2::2], packed[3::2], strict=False))
     assert words["-kernel_name"] == TOP and Path(words["-kernel_xml"]) == out / "kernel.xml"
@@ -259,8 +271,8 @@ def test_packaging(board, project, tmp_path):
 @needs_tclsh
 def test_packaging_without_an_interface_is_an_error(project, tmp_path):
     out, _ = project()
-    code, text, record = run_tcl(out / "scripts" / "package.tcl", tmp_path, lost=bus(2))
-    assert code == 1 and f"found no interface {bus(2)}" in text
+    code, text, record = run_tcl(out / "scripts" / "package.tcl", tmp_path, lost=bus(1))
+    assert code == 1 and f"found no interface {bus(1)}" in text
     assert not order(record, "package_xo")
 
 
@@ -382,8 +394,8 @@ def test_boards_without_a_platform_are_refused(board, tmp_path):
 
 
 def test_a_chip_that_is_too_large_is_refused_with_the_block_that_breaks_it(tmp_path):
-    overrides = [*SMALL, "array.rows=16", "array.columns=32", "board.resources.dsps=3000"]
-    with pytest.raises(TokenloomError, match=r"DSPs.*block dot_element takes most.*512 times"):
+    overrides = [*SMALL, "board.resources.dsps=800"]  # 80 behind the shell
+    with pytest.raises(TokenloomError, match=r"DSPs.*80 are there.*block dot_element.*4 times 34"):
         synth(board="u280", overrides=overrides, out=tmp_path / "out", run=False)
     assert not (tmp_path / "out").exists()
 
@@ -393,7 +405,7 @@ def test_two_products_per_dsp_halve_the_elements(project):
     hardware, texts = load("u280", SMALL), verilog(out)
     one, half = (fit(texts, TOP, hardware, dsps_per_product=p) for p in (1, 0.5))
     elements = instances(texts, TOP)["dot_element"]
-    assert elements == 8
+    assert elements == MINI.array.columns * MINI.array.rows
     assert one.used.dsps - half.used.dsps == elements * hardware.array.lanes / 2
 
 
@@ -450,11 +462,17 @@ def test_cells():
         Resources.of_cells({"RAM999X": 1})
 
 
-def test_project_is_the_same_each_time(project):
+def test_columns_fill_the_dies():
+    """Fewer of them beside the core; with two dies all of them."""
+    dies = [_die_of_column(n, 32, 3) for n in range(32)]
+    assert dies == [1] * 15 + [2] * 17
+    assert {_die_of_column(n, 32, 2) for n in range(32)} == {1}
+
+
+def test_project_is_the_same_each_time(project, one_chip):
     """Nothing of the machine or the day is in it."""
     out, result = project()
-    hardware = load("u280", SMALL)
-    texts = kernel_verilog(hardware, SIMULATED)
+    hardware, texts = load("u280", SMALL), one_chip
     found = fit(texts, TOP, hardware)
     identity = Identity(version="1.2.3")
     assert project_files(hardware, texts, identity, found) == project_files(
