@@ -24,7 +24,7 @@ BENCH_OUT = $(if $(findstring --only,$(ARGS)),,--markdown docs/benchmarks.md)
 CHOSEN_MODEL = $(if $(filter file,$(origin MODEL)),,--model "$(MODEL)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test generate blocks sim lint bench estimate verify clean
+.PHONY: help setup run test generate blocks synth sim lint bench estimate verify clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -47,6 +47,10 @@ generate: $(STAMP) ## Write the chip's Verilog for BOARD and MODEL, or a BLOCK's
 
 blocks: $(STAMP) ## Write the page of every block that can be used alone: docs/blocks
 	@$(BIN)/tokenloom blocks --markdown docs/blocks
+
+synth: $(STAMP) ## Write the Vivado and Vitis project of BOARD=u280|u55c|vck5000 to build/synth
+	@$(BIN)/tokenloom synth --board "$(if $(filter file,$(origin BOARD)),u280,$(BOARD))" \
+	  --out "$(OUT)/$(if $(filter file,$(origin BOARD)),u280,$(notdir $(BOARD)))" $(ARGS)
 
 sim: $(STAMP) ## Run the cocotb regression of the blocks in Verilator
 	@$(BIN)/python -m pytest -n 2 tests/hw $(ARGS)

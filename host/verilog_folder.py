@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenloom.compiler.errors import TokenloomError
 
-__all__ = ["refuse_strangers", "write_folder"]
+__all__ = ["locked", "refuse_strangers", "write_folder"]
 
 _MANIFEST = "tokenloom.json"
 
@@ -55,7 +55,7 @@ def write_folder(
         "modules": modules,
         "complete": True,
     }
-    with _locked(out):
+    with locked(out):
         refuse_strangers(out)
         # The list first, with the old names too: an interrupted run's files are known as ours.
         known = {**dict.fromkeys(_listed(out), 0), **modules}
@@ -68,7 +68,7 @@ def write_folder(
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Keep other runs out of the folder: two chips' files in it would make a third one."""
     try:
         out.mkdir(parents=True, exist_ok=True)

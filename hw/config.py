@@ -139,6 +139,8 @@ class BoardMemory:
     """Capacity of one channel in 2^20 bytes."""
     ceiling: float
     """Share of the peak that linear reads have been seen to reach; 1 where nobody has measured."""
+    tag: str = ""
+    """What the vendor's platform calls channel `{n}`, as HBM[{n}]; empty where there is none."""
 
     @property
     def bytes(self) -> int:
@@ -162,8 +164,14 @@ class BoardResources:
     """Block memory in 1024 bits."""
     ultra_ram_kbit: int = 0
     """UltraRAM in 1024 bits."""
+    shell_luts: int = 0
+    """Of the look-up tables, those that the vendor's shell and memory connection take."""
+    shell_flip_flops: int = 0
+    """Of the flip-flops, the same."""
     shell_dsps: int = 0
-    """Of the multiplier blocks, those that the vendor's shell takes."""
+    """Of the multiplier blocks, the same."""
+    shell_block_ram_kbit: int = 0
+    """Of the block memory, the same."""
     slrs: int = 1
     """Dies (super logic regions) that the FPGA consists of."""
 
@@ -517,13 +525,15 @@ class HardwareConfig:
             "0 or more",
             "because not every FPGA has UltraRAM, but none has less than nothing",
         )
-        yield (
-            "board.resources.shell_dsps",
-            resources.shell_dsps,
-            0 <= resources.shell_dsps <= resources.dsps,
-            f"0 to board.resources.dsps = {resources.dsps}",
-            "because the shell is part of the FPGA",
-        )
+        for key in ("luts", "flip_flops", "dsps", "block_ram_kbit"):
+            shell, whole = getattr(resources, f"shell_{key}"), getattr(resources, key)
+            yield (
+                f"board.resources.shell_{key}",
+                shell,
+                0 <= shell <= whole,
+                f"0 to board.resources.{key} = {whole}",
+                "because the shell is part of the FPGA",
+            )
         yield (
             "board.resources.slrs",
             resources.slrs,

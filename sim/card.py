@@ -54,7 +54,7 @@ class CardTransport:
         self.hardware = hardware
         self._word = hardware.memory.port_bits // 8
         self._bytes = words * self._word
-        self._library = library = build(hardware, card=True, power_up=power_up is not None)
+        self._library = library = self._simulator(power_up is not None)
         library.tl_new.restype = ctypes.c_void_p
         for name in ("tl_cycles", "tl_passes", "tl_pending"):
             getattr(library, name).restype = ctypes.c_int64
@@ -65,6 +65,9 @@ class CardTransport:
         if profile is not None:
             timing = profile.timing(clock_mhz=hardware.board.clock_mhz, beat_bytes=self._word)
             library.tl_model(self._chip, timing, ctypes.c_uint64(memory_seed))
+
+    def _simulator(self, power_up: bool) -> ctypes.CDLL:
+        return build(self.hardware, card=True, power_up=power_up)
 
     def close(self) -> None:
         """Free the simulator."""

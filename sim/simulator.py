@@ -20,12 +20,14 @@ from amaranth.lib.wiring import In
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.hw.card.card import Card
 from tokenloom.hw.card.identity import Identity
+from tokenloom.hw.card.kernel import Kernel
 from tokenloom.hw.chip import Chip
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.memory.axi import ID_BITS, READS, WRITE_ADDRESS_BITS, WRITES
 from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_words
 from tokenloom.hw.verilog.block import Block, emit
+from tokenloom.sim.kernel_adapter import ADAPTER, kernel_adapter
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.power_up import without_initial_values
 from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
@@ -35,11 +37,12 @@ __all__ = [
     "build",
     "card_verilog",
     "chip_verilog",
+    "kernel_verilog",
     "write_verilog",
 ]
 
 # In the names of folders.
-_TAPS, _POWER_UP, _CARD, _SOONER = "-taps", "-power-up", "-card", "-soon"
+_TAPS, _POWER_UP, _CARD, _KERNEL, _SOONER = "-taps", "-power-up", "-card", "-kernel", "-soon"
 SIMULATED = Identity(version="0.0.1", git="5eed" * 10, modified=True)
 """What a simulated card says of its origin: always the same, so that a simulator serves long."""
 
@@ -84,6 +87,11 @@ def card_verilog(hardware: HardwareConfig, identity: Identity) -> dict[str, str]
     return _emitted(f"{hardware.name}{_CARD}", Card(hardware=hardware, identity=identity))
 
 
+def kernel_verilog(hardware: HardwareConfig, identity: Identity) -> dict[str, str]:
+    """Verilog of the kernel by module name, the card's modules among it; made once as well."""
+    return _emitted(f"{hardware.name}{_KERNEL}", Kernel(hardware=hardware, identity=identity))
+
+
 def _emitted(name: str, top: Block) -> dict[str, str]:
     folder = build_root() / "verilog" / f"{name}-{_digest(repr(top.params))}-{_source_digest()}"
     if not (folder / ".done").exists():
@@ -100,15 +108,16 @@ _REGISTERED = {
     "r_resp", "r_last", "aw_ready", "w_ready", "b_valid", "b_resp",
 }  # fmt: skip
 
-# The chip's ports that only the card uses: inputs are zero, nobody looks at outputs, so that the
-# simulation of the chip alone does no work for them.
-_OF_CARD = {"cancel", "stop", "quiet", "array_busy"}
+# Ports that only the card uses, or only the kernel: inputs are zero, nobody looks at outputs, so
+# that a simulation without them does no work for them.
+_OF_CARD = {"cancel", "stop", "quiet", "array_busy", "go", "startable", "idle", "waiting"}
 
 
-def _bench_top(chip: Block, watched: Mapping[str, int]) -> str:
+def _bench_top(chip: Block, module: str, watched: Mapping[str, int], place: str) -> str:
     """Verilog of the simulator's top: chip or card behind a register per input.
 
-    `watched` are ports of the chip within a card, and their widths, that become outputs as well.
+    `module` has the ports of `chip`. `watched` are ports of the chip within a card, and their
+    widths, that become outputs as well; `place` is where that chip is, below `module`.
     """
     ports = {"clk": (1, In), "rst": (1, In)}
     ports |= {name: (len(value), flow) for name, (value, flow) in chip.flat_ports().items()}
@@ -129,11 +138,11 @@ def _bench_top(chip: Block, watched: Mapping[str, int]) -> str:
     for name, width in watched.items():
         span = f"[{width - 1}:0] " if width > 1 else ""
         declared.append(f"  output wire {span}{name}")
-        registers.append(f"  assign {name} = top.chip.{name};")
+        registers.append(f"  assign {name} = top.{place}.{name};")
     return "\n".join(
         ["module bench_top(", ",\n".join(declared), ");", *registers,
          "  always @(posedge clk) begin", *clocked, "  end",
-         f"  {chip.module_name} top (", ",\n".join(connected), "  );", "endmodule", ""]
+         f"  {module} top (", ",\n".join(connected), "  );", "endmodule", ""]
     )  # fmt: skip
 
 
@@ -181,6 +190,7 @@ def build(
     power_up: bool = False,
     card: bool = False,
     soon: bool = False,
+    kernel: bool = False,
 ) -> ctypes.CDLL:
     """The chip's simulator.
 
@@ -197,6 +207,8 @@ def build(
         Of the card, whose origin is `SIMULATED`, in place of the chip.
     soon : bool
         Compiled in a third of the time, several times slower: for a few short requests.
+    kernel : bool
+        Of the card in its kernel, behind `kernel_adapter`: the card's ports, addresses from 0.
 
     Raises
     ------
@@ -206,9 +218,13 @@ def build(
     """
     step("generate Verilog")
     top: Block
-    if card:
+    module = ""
+    if card or kernel:
         top = Card(hardware=hardware, identity=SIMULATED)
-        texts = card_verilog(hardware, SIMULATED)
+        texts = (kernel_verilog if kernel else card_verilog)(hardware, SIMULATED)
+        if kernel:
+            module = ADAPTER
+            texts = texts | {ADAPTER: kernel_adapter(top, hardware)}
     else:
         top = Chip(hardware=hardware, taps=taps)
         texts = chip_verilog(hardware, taps)
@@ -228,15 +244,17 @@ def build(
     }
     if taps:
         macros["TL_TAP_WORDS"] = tap_words(hardware)
-    if card:
+    if card or kernel:
         macros["TL_CARD"] = 1
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
-    texts = texts | {"bench_top": _bench_top(top, _watched(hardware) if card else {})}
+    place = "kernel.card.chip" if kernel else "chip"
+    watched = _watched(hardware) if card or kernel else {}
+    texts = texts | {"bench_top": _bench_top(top, module or top.module_name, watched, place)}
     begin, compiled = _NOISE if power_up else _ZERO, _SOON if soon else _LONG
     options = (*_VERILATE, *VERILATOR_FLAGS, *_SPEED, *compiled, *begin)
     make = (*_MAKE, *(_MAKE_SOON if soon else _MAKE_LONG))
     model = _digest(*texts.values(), *options, *make)
-    marks = f"{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}{_SOONER * soon}"
+    marks = f"{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}{_KERNEL * kernel}{_SOONER * soon}"
     folder = build_root() / "simulator" / f"{hardware.name}{marks}-{model}"
     objects, done = folder / "obj", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]

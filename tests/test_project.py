@@ -12,7 +12,7 @@ import pytest
 from tokenloom.hw.config import load, presets
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = "setup run test generate blocks sim lint bench estimate verify clean help".split()
+TARGETS = "setup run test generate blocks synth sim lint bench estimate verify clean help".split()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Signal
 from amaranth.lib.wiring import In, Out
 
@@ -35,7 +37,7 @@ AXI_LITE = tuple(f"s_axi_{name}" for name in _PORTS)
 """Names of the slave's ports, as tools expect them."""
 
 
-def axi_lite_ports(addr_bits: int) -> dict[str, object]:
+def axi_lite_ports(addr_bits: int) -> dict[str, Any]:
     """Members of a 32-bit AXI4-Lite slave."""
     return {
         f"s_axi_{name}": (Out if driven else In)(addr_bits if bits is None else bits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, ResetSignal, Value
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.card.axi_lite import AXI_LITE, axi_lite_ports
 from tokenloom.hw.card.control import Control
@@ -28,6 +28,8 @@ _SLAVE = ("ar_ready", "r_valid", "r_data", "r_resp", "r_last", "aw_ready", "w_re
 _FIXED = ("ar_id", "ar_size", "ar_burst", "aw_id", "aw_len", "aw_size", "aw_burst", "w_id",
           "w_last", "b_ready")  # fmt: skip
 
+_HANDSHAKE = ("startable", "idle", "waiting")
+
 
 class Card(Block):
     """The chip with all that a host needs; the top that `tokenloom generate` writes.
@@ -42,6 +44,7 @@ class Card(Block):
     -------
     s_axi_* : AXI4-Lite, `register_map.REGISTERS`
     ar_*, r_*, aw_*, w_*, b_* : the memory channels, see `Chip`
+    go : In(1), startable, idle, waiting : Out(1), for a kernel's handshake, see `Control`
     """
 
     belt = False
@@ -54,6 +57,7 @@ class Card(Block):
         for name in (*_MASTER, *_SLAVE, *_FIXED):
             value, flow = ports[name]
             members[name] = flow(len(value))
+        members |= {"go": In(1), **{name: Out(1) for name in _HANDSHAKE}}
         super().__init__(members, params=(hardware.digest(), identity))
 
     def elaborate(self, platform: object) -> Module:
@@ -82,6 +86,9 @@ class Card(Block):
             else:
                 continue
             m.d.comb += inner.eq(other) if member.flow is In else other.eq(inner)
+
+        m.d.comb += control.go.eq(self.go)
+        m.d.comb += [getattr(self, name).eq(getattr(control, name)) for name in _HANDSHAKE]
 
         # The memory's side. The chip's channels count what is under way: neither the test's answers
         # nor ready signals for its requests are theirs.

@@ -57,6 +57,12 @@ class Control(Block):
     test_* : the memory test's ports of these names without `test_`, in the other direction
     test_mine : Out(1)
         The memory's ports belong to the test.
+    go : In(1), startable : Out(1)
+        As a write to START; whether that is not refused.
+    idle : Out(1)
+        As STATUS.idle.
+    waiting : Out(1)
+        OUTPUT holds a token.
     """
 
     belt = False
@@ -113,6 +119,10 @@ class Control(Block):
             "test_address": In(32),
             "test_expected": In(32),
             "test_found": In(32),
+            "go": In(1),
+            "startable": Out(1),
+            "idle": Out(1),
+            "waiting": Out(1),
         }
         super().__init__(members, params=(hardware.digest(), identity))
 
@@ -172,7 +182,7 @@ class Control(Block):
             m.d.sync += aborting.eq(0)
         with m.If(commanded & (wants_reset | bit("COMMAND", "abort"))):
             m.d.sync += aborting.eq(1)
-        with m.If(regs.refused):
+        with m.If(regs.refused | (self.go & ~self.startable)):
             m.d.sync += refused.eq(1)
         with m.Elif(commanded & bit("COMMAND", "clear")):
             m.d.sync += refused.eq(0)
@@ -262,19 +272,23 @@ class Control(Block):
         if not hw.sampler.candidates:
             unable_rules = Cat(settings.count, settings.window, settings.biases).any()
             m.d.comb += unable.eq(unable_rules)
-        start = command(
-            "START",
-            ~idle
-            | ~configured
-            | out_fifo.r_rdy
-            | (regs.req_tokens == 0)
-            | (regs.req_new == 0)
-            | (regs.req_slot >= hw.memory.slots)
-            | unable,
-        )
+        m.d.comb += [
+            self.startable.eq(
+                idle
+                & configured
+                & ~out_fifo.r_rdy
+                & regs.req_tokens.any()
+                & regs.req_new.any()
+                & (regs.req_slot < hw.memory.slots)
+                & ~unable
+            ),
+            self.idle.eq(idle),
+            self.waiting.eq(out_fifo.r_rdy),
+        ]
+        start = command("START", ~self.startable)
         with m.If(self.req_ready):
             m.d.sync += self.req_valid.eq(0)
-        with m.If(start & bit("START", "go")):
+        with m.If((start & bit("START", "go")) | (self.go & self.startable)):
             m.d.sync += self.req_valid.eq(1)
         m.d.comb += [
             self.req_tokens.eq(regs.req_tokens),

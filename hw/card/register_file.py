@@ -25,6 +25,8 @@ class RegisterFile(Block):
     Parameters
     ----------
     registers : tuple of Register
+    module_name : str
+        The name of the module, when a chip has two of different tables.
 
     Members
     -------
@@ -33,6 +35,7 @@ class RegisterFile(Block):
     NAME : Out, of a stored register
     NAME : Out, NAME_write : Out(1), strobe, NAME_refused : In(1), of a command; the answer comes in
         the same cycle; NAME_denied : Out(1), strobe in place of NAME_write
+    NAME : In, NAME_read : Out(1), strobe, of a control; NAME_data : Out, NAME_write : Out(1)
     refused : Out(1), strobe
         A command was refused.
 
@@ -43,8 +46,14 @@ class RegisterFile(Block):
 
     belt = False
 
-    def __init__(self, registers: tuple[Register, ...] = REGISTERS) -> None:
+    def __init__(
+        self,
+        registers: tuple[Register, ...] = REGISTERS,
+        *,
+        module_name: str = "register_file",
+    ) -> None:
         by_name(registers)
+        self.module_name = module_name
         self._registers = registers
         members: dict[str, Any] = {**axi_lite_ports(ADDRESS_BITS), "refused": Out(1)}
         for register in registers:
@@ -56,6 +65,13 @@ class RegisterFile(Block):
                     members |= {name: In(register.bits), f"{name}_read": Out(1)}
                 case Access.STORED:
                     members[name] = Out(register.bits)
+                case Access.CONTROL:
+                    members |= {
+                        name: In(register.bits),
+                        f"{name}_read": Out(1),
+                        f"{name}_data": Out(register.bits),
+                        f"{name}_write": Out(1),
+                    }
                 case Access.COMMAND:
                     members |= {
                         name: Out(register.bits),
@@ -100,9 +116,15 @@ class RegisterFile(Block):
                 ]
                 writable.append(hit)
                 denied.append(no)
+            elif register.access is Access.CONTROL:
+                m.d.comb += [
+                    getattr(self, f"{name}_data").eq(strobed),
+                    getattr(self, f"{name}_write").eq(bus.write & hit & some),
+                ]
+                writable.append(hit)
             if register.access is not Access.COMMAND:
                 readable.append(register)
-            if register.access is Access.TAKE:
+            if register.access in (Access.TAKE, Access.CONTROL):
                 taken = bus.read_word == register.offset >> 2
                 m.d.comb += getattr(self, f"{name}_read").eq(bus.read & taken)
         offsets = [register.offset >> 2 for register in self._registers]

@@ -26,6 +26,7 @@ __all__ = [
     "Field",
     "Register",
     "by_name",
+    "register",
 ]
 
 MAGIC = 0x544C4F4D
@@ -47,6 +48,8 @@ class Access(enum.Enum):
     """A write does something, once; it may be refused with SLVERR."""
     TAKE = "r, takes"
     """A read takes the value away."""
+    CONTROL = "rw, acts"
+    """A read shows what the card says, reads and writes do something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +103,14 @@ class Register:
         return {f.name: word >> f.low & ((1 << f.bits) - 1) for f in self.fields}
 
 
-def _register(
+def register(
     name: str,
     offset: int,
     access: Access,
     text: str,
     *fields: tuple[str, int, str] | tuple[str, int, str, int],
 ) -> Register:
+    """A register; its fields are (name, bits, text) or (name, bits, text, low), none: 32 bits."""
     placed, at = [], 0
     for field in fields or (("value", 32, ""),):
         low = field[3] if len(field) == 4 else at
@@ -117,7 +121,7 @@ def _register(
 
 def _several(name: str, offset: int, count: int, access: Access, text: str) -> list[Register]:
     return [
-        _register(f"{name}{i}", offset + 4 * i, access, text if i == 0 else "The next 32 bits.")
+        register(f"{name}{i}", offset + 4 * i, access, text if i == 0 else "The next 32 bits.")
         for i in range(count)
     ]
 
@@ -126,7 +130,7 @@ def _counters(offset: int) -> list[Register]:
     found = []
     for name, text in COUNTERS.items():
         for half, which in (("LOW", text), ("HIGH", "Its upper 32 bits.")):
-            found.append(_register(f"{name.upper()}_{half}", offset, Access.READ, which))
+            found.append(register(f"{name.upper()}_{half}", offset, Access.READ, which))
             offset += 4
     return found
 
@@ -139,101 +143,101 @@ _SELECTS = ", ".join(
 
 REGISTERS: tuple[Register, ...] = (
     # Who the card is.
-    _register("MAGIC", 0x000, _R, f"Always {MAGIC:#010x}."),
-    _register("VERSION", 0x004, _R, "Version of the generator.",
-              ("patch", 8, ""), ("minor", 8, ""), ("major", 8, "")),
-    _register("BUILD", 0x008, _R, "What is known of the generator's sources.",
-              ("git_known", 1, "GIT0 to GIT4 hold the commit."),
-              ("git_modified", 1, "There were changes on top of it.")),
+    register("MAGIC", 0x000, _R, f"Always {MAGIC:#010x}."),
+    register("VERSION", 0x004, _R, "Version of the generator.",
+             ("patch", 8, ""), ("minor", 8, ""), ("major", 8, "")),
+    register("BUILD", 0x008, _R, "What is known of the generator's sources.",
+             ("git_known", 1, "GIT0 to GIT4 hold the commit."),
+             ("git_modified", 1, "There were changes on top of it.")),
     *_several("GIT", 0x010, 5, _R, "The commit, its first eight hexadecimal digits first."),
     *_several("DIGEST", 0x030, 8, _R,
-              "SHA-256 of the hardware configuration, its first eight hexadecimal digits first."),
-    _register("SHAPE", 0x050, _R, "The chip.",
-              ("columns", 9, "Memory channels."), ("rows", 6, "Tokens per pass."),
-              ("port_bytes", 8, "Bytes of a memory word.", 16),
-              ("candidates", FIELDS["count"], "Ids in the sampler's list; 0: no settings but seed "
-               "and temperature.")),
+             "SHA-256 of the hardware configuration, its first eight hexadecimal digits first."),
+    register("SHAPE", 0x050, _R, "The chip.",
+             ("columns", 9, "Memory channels."), ("rows", 6, "Tokens per pass."),
+             ("port_bytes", 8, "Bytes of a memory word.", 16),
+             ("candidates", FIELDS["count"], "Ids in the sampler's list; 0: no settings but seed "
+              "and temperature.")),
     # What it does.
-    _register("CONTROL", 0x080, _RW, "",
-              ("hold", 1, "The belt stands still but for the cycles that STEP grants.")),
-    _register("COMMAND", 0x084, _W, "Set bits are done at once. Refused while a reset or a memory "
-              "test is under way, but for snapshot and clear.",
-              ("abort", 1, "End the request, when there is one, and drop the rest of its prompt."),
-              ("reset", 1, "Abort, await the memory's answers, then reset all but these registers; "
-               "the configuration has to be written again."),
-              ("test", 1, "Reset, then test the memory as TEST_* say; overwrites it."),
-              ("snapshot", 1, "Copy all counters to where they are read."),
-              ("clear", 1, "Clear STATUS.refused.")),
-    _register("STATUS", 0x088, _R, "",
-              ("idle", 1, "Configuration writes and a request are welcome."),
-              ("configured", 1, "The model's registers were written since the last reset."),
-              ("aborting", 1, ""), ("resetting", 1, ""), ("testing", 1, ""),
-              ("fault", 1, "A memory error ended the last request; FAULT says where."),
-              ("refused", 1, "A write was refused since the last COMMAND.clear.")),
-    _register("STEP", 0x08C, _W, "With CONTROL.hold: let so many belt cycles pass, on top of those "
-              "not yet passed.", ("cycles", 32, "")),
-    _register("STEPS_LEFT", 0x090, _R, "Belt cycles granted and not yet passed."),
-    _register("FAULT", 0x094, _R, "Burst that failed in every attempt.",
-              ("channel", 8, ""), ("write", 1, "It was a write.")),
-    _register("FAULT_LOW", 0x098, _R, "Its byte address in the channel."),
-    _register("FAULT_HIGH", 0x09C, _R, "Its upper 32 bits."),
+    register("CONTROL", 0x080, _RW, "",
+             ("hold", 1, "The belt stands still but for the cycles that STEP grants.")),
+    register("COMMAND", 0x084, _W, "Set bits are done at once. Refused while a reset or a memory "
+             "test is under way, but for snapshot and clear.",
+             ("abort", 1, "End the request, when there is one, and drop the rest of its prompt."),
+             ("reset", 1, "Abort, await the memory's answers, then reset all but these registers; "
+              "the configuration has to be written again."),
+             ("test", 1, "Reset, then test the memory as TEST_* say; overwrites it."),
+             ("snapshot", 1, "Copy all counters to where they are read."),
+             ("clear", 1, "Clear STATUS.refused.")),
+    register("STATUS", 0x088, _R, "",
+             ("idle", 1, "Configuration writes and a request are welcome."),
+             ("configured", 1, "The model's registers were written since the last reset."),
+             ("aborting", 1, ""), ("resetting", 1, ""), ("testing", 1, ""),
+             ("fault", 1, "A memory error ended the last request; FAULT says where."),
+             ("refused", 1, "A write was refused since the last COMMAND.clear.")),
+    register("STEP", 0x08C, _W, "With CONTROL.hold: let so many belt cycles pass, on top of those "
+             "not yet passed.", ("cycles", 32, "")),
+    register("STEPS_LEFT", 0x090, _R, "Belt cycles granted and not yet passed."),
+    register("FAULT", 0x094, _R, "Burst that failed in every attempt.",
+             ("channel", 8, ""), ("write", 1, "It was a write.")),
+    register("FAULT_LOW", 0x098, _R, "Its byte address in the channel."),
+    register("FAULT_HIGH", 0x09C, _R, "Its upper 32 bits."),
     # Configuration.
-    _register("CFG_WRITE", 0x0C0, _W,
-              "Writes CFG_DATA* to the chip; refused unless idle. Target 8 comes last, after it "
-              f"nothing without a reset, but for target {Select.BIASES}: the chip reads ahead. "
-              f"Targets: {_SELECTS}.",
-              ("address", 20, ""), ("select", 4, "", 24)),
+    register("CFG_WRITE", 0x0C0, _W,
+             "Writes CFG_DATA* to the chip; refused unless idle. Target 8 comes last, after it "
+             f"nothing without a reset, but for target {Select.BIASES}: the chip reads ahead. "
+             f"Targets: {_SELECTS}.",
+             ("address", 20, ""), ("select", 4, "", 24)),
     *_several("CFG_DATA", 0x100, CFG_WORDS, _RW, "The word to write, lowest bits first."),
     # Requests.
-    _register("VOCAB", 0x140, _RW, "Ids in the model's vocabulary; PROMPT refuses others."),
-    _register("REQ_TOKENS", 0x144, _RW, "Tokens in the prompt.", ("count", 20, "")),
-    _register("REQ_NEW", 0x148, _RW, "Most tokens to generate.", ("count", 20, "")),
-    _register("REQ_SLOT", 0x14C, _RW, "Sequence.", ("slot", 16, "")),
-    _register("REQ_EOS_USED", 0x150, _RW, "Which of REQ_EOS* end the text.",
-              ("mask", EOS_IDS, "")),
+    register("VOCAB", 0x140, _RW, "Ids in the model's vocabulary; PROMPT refuses others."),
+    register("REQ_TOKENS", 0x144, _RW, "Tokens in the prompt.", ("count", 20, "")),
+    register("REQ_NEW", 0x148, _RW, "Most tokens to generate.", ("count", 20, "")),
+    register("REQ_SLOT", 0x14C, _RW, "Sequence.", ("slot", 16, "")),
+    register("REQ_EOS_USED", 0x150, _RW, "Which of REQ_EOS* end the text.",
+             ("mask", EOS_IDS, "")),
     *_several("REQ_EOS", 0x154, EOS_IDS, _RW, "An id that ends the text."),
-    _register("REQ_SEED_LOW", 0x164, _RW, "Seed of the draws."),
-    _register("REQ_SEED_HIGH", 0x168, _RW, "Its upper 32 bits."),
-    _register("REQ_TEMPERATURE", 0x16C, _RW, "Scale of the noise on the logits, as "
-              "`hw.sampler.settings` has it; mantissa 0: the largest logit wins.",
-              ("mantissa", FIELDS["mantissa"], ""), ("shift", FIELDS["shift"], "")),
-    _register("START", 0x170, _W, "Begins the request that REQ_* describe. Refused unless idle, "
-              "configured, with OUTPUT empty, at least one token in the prompt and one to "
-              "generate, and a slot that exists.", ("go", 1, "")),
-    _register("PROMPT", 0x174, _W, "A token of the prompt, before START or after it. Refused when "
-              "there is no room, and when it is no id below VOCAB."),
-    _register("PROMPT_ROOM", 0x178, _R, "Tokens that PROMPT takes now.", ("count", 16, "")),
-    _register("OUTPUT", 0x17C, _TAKE, "The oldest token generated.",
-              ("token", 29, ""), ("last", 1, "The request has ended."),
-              ("failed", 1, "It ended early and this is no token: aborted, no page free, context "
-               "full, or STATUS.fault."),
-              ("valid", 1, "There was one.")),
+    register("REQ_SEED_LOW", 0x164, _RW, "Seed of the draws."),
+    register("REQ_SEED_HIGH", 0x168, _RW, "Its upper 32 bits."),
+    register("REQ_TEMPERATURE", 0x16C, _RW, "Scale of the noise on the logits, as "
+             "`hw.sampler.settings` has it; mantissa 0: the largest logit wins.",
+             ("mantissa", FIELDS["mantissa"], ""), ("shift", FIELDS["shift"], "")),
+    register("START", 0x170, _W, "Begins the request that REQ_* describe. Refused unless idle, "
+             "configured, with OUTPUT empty, at least one token in the prompt and one to "
+             "generate, and a slot that exists.", ("go", 1, "")),
+    register("PROMPT", 0x174, _W, "A token of the prompt, before START or after it. Refused when "
+             "there is no room, and when it is no id below VOCAB."),
+    register("PROMPT_ROOM", 0x178, _R, "Tokens that PROMPT takes now.", ("count", 16, "")),
+    register("OUTPUT", 0x17C, _TAKE, "The oldest token generated.",
+             ("token", 29, ""), ("last", 1, "The request has ended."),
+             ("failed", 1, "It ended early and this is no token: aborted, no page free, context "
+              "full, or STATUS.fault."),
+             ("valid", 1, "There was one.")),
     # Memory test.
-    _register("TEST_FIRST", 0x180, _RW, "First memory word of each channel to test."),
-    _register("TEST_WORDS", 0x184, _RW, "How many."),
-    _register("TEST_SEED", 0x188, _RW, "Exclusive-or of the pattern."),
-    _register("TEST_RESULT", 0x18C, _R, "",
-              ("done", 1, "A test has ended since the last reset."),
-              ("bad", 1, "It found an error; the other fields and TEST_* below are of the first."),
-              ("kind", 2, "0: wrong bits, 1: error response to a read, 2: to a write."),
-              ("lane", 4, "Which 32 bits of the word are wrong, from 0."), ("channel", 8, "", 8)),
-    _register("TEST_ADDRESS", 0x190, _R, "The word."),
-    _register("TEST_EXPECTED", 0x194, _R, "What was written to that lane."),
-    _register("TEST_FOUND", 0x198, _R, "What was read from it."),
+    register("TEST_FIRST", 0x180, _RW, "First memory word of each channel to test."),
+    register("TEST_WORDS", 0x184, _RW, "How many."),
+    register("TEST_SEED", 0x188, _RW, "Exclusive-or of the pattern."),
+    register("TEST_RESULT", 0x18C, _R, "",
+             ("done", 1, "A test has ended since the last reset."),
+             ("bad", 1, "It found an error; the other fields and TEST_* below are of the first."),
+             ("kind", 2, "0: wrong bits, 1: error response to a read, 2: to a write."),
+             ("lane", 4, "Which 32 bits of the word are wrong, from 0."), ("channel", 8, "", 8)),
+    register("TEST_ADDRESS", 0x190, _R, "The word."),
+    register("TEST_EXPECTED", 0x194, _R, "What was written to that lane."),
+    register("TEST_FOUND", 0x198, _R, "What was read from it."),
     # The sampler's other settings; the biases are written with CFG_WRITE.
-    _register("REQ_CANDIDATES", 0x19C, _RW, "The list in which the cut-offs cut.",
-              ("count", FIELDS["count"], "0: no list; START refuses more than SHAPE.candidates."),
-              ("limited", 1, "Top-k: the draw is among `count` ids.")),
-    _register("REQ_SHARES", 0x1A0, _RW, "Cut-offs in 2^-16; 0: off.",
-              ("top_p", FIELDS["top_p"], ""), ("min_p", FIELDS["min_p"], "")),
-    _register("REQ_POWER", 0x1A4, _RW, "log2(e) / T in units of a power.",
-              ("power_mantissa", FIELDS["power_mantissa"], ""),
-              ("power_shift", FIELDS["power_shift"], "")),
-    _register("REQ_PENALTY", 0x1A8, _RW, "Repetition penalty and its reciprocal in 2^-14.",
-              ("up", FIELDS["up"], ""), ("down", FIELDS["down"], "")),
-    _register("REQ_RULES", 0x1AC, _RW, "",
-              ("window", FIELDS["window"], "Tokens in which repetitions are looked for; 0: off."),
-              ("biases", FIELDS["biases"], "Entries of the table that count; ids ascend in it.")),
+    register("REQ_CANDIDATES", 0x19C, _RW, "The list in which the cut-offs cut.",
+             ("count", FIELDS["count"], "0: no list; START refuses more than SHAPE.candidates."),
+             ("limited", 1, "Top-k: the draw is among `count` ids.")),
+    register("REQ_SHARES", 0x1A0, _RW, "Cut-offs in 2^-16; 0: off.",
+             ("top_p", FIELDS["top_p"], ""), ("min_p", FIELDS["min_p"], "")),
+    register("REQ_POWER", 0x1A4, _RW, "log2(e) / T in units of a power.",
+             ("power_mantissa", FIELDS["power_mantissa"], ""),
+             ("power_shift", FIELDS["power_shift"], "")),
+    register("REQ_PENALTY", 0x1A8, _RW, "Repetition penalty and its reciprocal in 2^-14.",
+             ("up", FIELDS["up"], ""), ("down", FIELDS["down"], "")),
+    register("REQ_RULES", 0x1AC, _RW, "",
+             ("window", FIELDS["window"], "Tokens in which repetitions are looked for; 0: off."),
+             ("biases", FIELDS["biases"], "Entries of the table that count; ids ascend in it.")),
     *_counters(0x200),
 )  # fmt: skip
 """Every register, in order of its offset."""

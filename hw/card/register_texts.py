@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+from tokenloom.hw.card.kernel_map import CARD_OFFSET
 from tokenloom.hw.card.register_map import ADDRESS_BITS, REGISTERS, Access, Register
 
-__all__ = ["c_header", "markdown"]
+__all__ = ["c_header", "kernel_header", "kernel_markdown", "markdown"]
 
 _ACCESS = {
     Access.READ: "a read shows what the card says",
     Access.STORED: "holds what was written; zero after power-up, kept by a reset",
     Access.COMMAND: "a write does something once; SLVERR when it is refused",
     Access.TAKE: "a read takes the value away",
+    Access.CONTROL: "a read shows what the card says; reads and writes do something",
 }
 
 _INTRODUCTION = f"""# Registers
@@ -27,10 +29,27 @@ read as zero.
 
 """
 
+_KERNEL_INTRODUCTION = f"""# The kernel's own registers
+
+Written from `hw/card/kernel_map.py`. They are the lower half of the kernel's window; the card's
+registers begin at {CARD_OFFSET:#x}.
+
+"""
+
 
 def markdown(registers: tuple[Register, ...] = REGISTERS) -> str:
     """The table, and what each field means."""
-    lines = [f"* `{access.value}`: {text}" for access, text in _ACCESS.items()]
+    return _INTRODUCTION + _table(registers)
+
+
+def kernel_markdown(registers: tuple[Register, ...]) -> str:
+    """The same of a kernel's own registers."""
+    return _KERNEL_INTRODUCTION + _table(registers)
+
+
+def _table(registers: tuple[Register, ...]) -> str:
+    used = {register.access for register in registers}
+    lines = [f"* `{access.value}`: {text}" for access, text in _ACCESS.items() if access in used]
     lines += ["", "| Offset | Register | Access | Fields | Meaning |", "|---|---|---|---|---|"]
     for register in registers:
         fields, meanings = [], [register.text]
@@ -46,21 +65,48 @@ def markdown(registers: tuple[Register, ...] = REGISTERS) -> str:
             f"| {register.offset:#05x} | `{register.name}` | {register.access.value} | "
             f"{', '.join(fields)} | {' '.join(part for part in meanings if part)} |"
         )
-    return _INTRODUCTION + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def c_header(registers: tuple[Register, ...] = REGISTERS) -> str:
     """Offsets, and for every field its position and mask: TL_NAME, TL_NAME_FIELD_LOW, ..._MASK."""
+    return _header(
+        "TOKENLOOM_REGISTERS_H",
+        "Registers of a tokenloom card: written by `tokenloom generate`.",
+        [("TL_WINDOW_BYTES", 1 << ADDRESS_BITS)],
+        "TL",
+        registers,
+    )
+
+
+def kernel_header(registers: tuple[Register, ...]) -> str:
+    """The same of a kernel's own registers, TLK_...; TLK_CARD is where the card's begin."""
+    return _header(
+        "TOKENLOOM_KERNEL_H",
+        "Registers of a tokenloom kernel: written by `tokenloom synth`.",
+        [("TLK_CARD", CARD_OFFSET)],
+        "TLK",
+        registers,
+    )
+
+
+def _header(
+    guard: str,
+    title: str,
+    constants: list[tuple[str, int]],
+    prefix: str,
+    registers: tuple[Register, ...],
+) -> str:
     lines = [
-        "/* Registers of a tokenloom card: written by `tokenloom generate`. Offsets are in bytes;",
-        "   a field is (word & TL_..._MASK) >> TL_..._LOW. */",
-        "#ifndef TOKENLOOM_REGISTERS_H",
-        "#define TOKENLOOM_REGISTERS_H",
+        f"/* {title} Offsets are in bytes;",
+        f"   a field is (word & {prefix}_..._MASK) >> {prefix}_..._LOW. */",
+        f"#ifndef {guard}",
+        f"#define {guard}",
         "",
-        f"#define TL_WINDOW_BYTES {1 << ADDRESS_BITS:#x}u",
+        *(f"#define {name} {value:#x}u" for name, value in constants),
     ]
     for register in registers:
-        name = f"TL_{register.name}"
+        name = f"{prefix}_{register.name}"
         lines += [
             "",
             f"/* {': '.join(part for part in (register.access.value, register.text) if part)} */",

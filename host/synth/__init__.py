@@ -1,0 +1,1 @@
+"""From a chip's Verilog to the vendors' tools: estimates, projects, constraints, scripts."""

@@ -1,0 +1,96 @@
+"""Which block goes to which die (SLR), and what each die then has to hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from tokenloom.host.synth.netlist import all_children, instance_paths, instances
+from tokenloom.host.synth.resources import Estimate, Resources
+
+__all__ = ["MEMORY_SIDE", "SPREAD", "die_totals", "placement"]
+
+SPREAD = ("channel", "column")
+"""Blocks of which a chip has one per memory channel: what holds them is no piece itself."""
+
+MEMORY_SIDE = ("channel", "address_base")
+"""Blocks that belong beside the memory's ports."""
+
+_COLUMN = re.compile(r"column(\d+)$")
+# Columns in the core's die, of so many: the core has multipliers of its own.
+_CORE_SHARE = (15, 32)
+
+
+def _containers(paths: Mapping[str, str]) -> set[str]:
+    """Instances that are spread over the dies: those above a channel or a column."""
+    found = {""}
+    for path, kind in paths.items():
+        if kind in SPREAD:
+            parts = path.split("/")[:-1]
+            found |= {"/".join(parts[: i + 1]) for i in range(len(parts))}
+    return found
+
+
+def placement(texts: Mapping[str, str], top: str, dies: int) -> dict[int, list[str]]:
+    """Die -> instances, by their paths below `top`; nothing lies inside another piece.
+
+    The channels are in die 0, where the memory's ports are, which leaves no room there for more.
+    Die 1 has the rest, with fewer of the array's columns than the dies above it.
+    """
+    if dies == 1:
+        return {}
+    paths = instance_paths(texts, top)
+    containers = _containers(paths)
+    columns = sum(kind == "column" for kind in paths.values())
+    found: dict[int, list[str]] = {die: [] for die in range(dies)}
+    for path, kind in paths.items():
+        parent = path.rpartition("/")[0]
+        if path in containers or parent not in containers:
+            continue
+        column = _COLUMN.search(path)
+        if kind in MEMORY_SIDE:
+            die = 0
+        elif column is not None:
+            die = _die_of_column(int(column[1]), columns, dies)
+        else:
+            die = 1
+        found[die].append(path)
+    return {die: sorted(pieces, key=_natural) for die, pieces in found.items()}
+
+
+def _die_of_column(number: int, columns: int, dies: int) -> int:
+    first = columns if dies == 2 else columns * _CORE_SHARE[0] // _CORE_SHARE[1]
+    if number < first:
+        return 1
+    return 2 + (number - first) * (dies - 2) // (columns - first)
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path)]
+
+
+def die_totals(
+    texts: Mapping[str, str],
+    top: str,
+    pieces: Mapping[int, Iterable[str]],
+    estimates: Mapping[str, Estimate],
+) -> dict[int, Resources]:
+    """Die -> what its pieces take. Cells of what holds the pieces are not fenced; they count where
+    the core is.
+    """
+    paths = instance_paths(texts, top)
+    below = all_children(texts)
+    whole: dict[str, Resources] = {}
+    for name in texts:
+        whole[name] = Resources()
+        for part, count in instances(texts, name, below).items():
+            whole[name] += estimates[part].resources * count
+    found: dict[int, Resources] = {}
+    for die, placed in pieces.items():
+        found[die] = Resources()
+        for path in placed:
+            found[die] += whole[paths[path]]
+    found[1] += estimates[top].resources
+    for path in _containers(paths) - {""}:
+        found[1] += estimates[paths[path]].resources
+    return found

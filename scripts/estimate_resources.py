@@ -1,0 +1,98 @@
+"""Estimates with Yosys what every block of the cards' chips takes; `tokenloom synth` reads it.
+
+    python scripts/estimate_resources.py u280 u55c vck5000 --markdown docs/resources.md
+
+takes a minute and more per block whose text has changed (hours for all the first time), goes on
+where it was interrupted, and writes host/synth/estimates.json.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tokenloom.host.jsonfile import write_text
+from tokenloom.host.synth.fit import COMFORT, fit, save
+from tokenloom.host.synth.netlist import instances
+from tokenloom.host.synth.project import TOP, check_board
+from tokenloom.host.synth.resources import estimate_block, made_estimate
+from tokenloom.hw.config import HardwareConfig, load
+from tokenloom.sim.simulator import SIMULATED, kernel_verilog
+
+_NAMES = {"luts": "LUT", "flip_flops": "FF", "dsps": "DSP48E2", "block_rams": "RAMB36",
+          "ultra_rams": "URAM288"}  # fmt: skip
+
+_HEAD = """# Resources
+
+Written by `{command} --markdown docs/resources.md`; do not edit it. All *Yosys estimates*
+(`synth_xilinx -family xcup`, each block alone, those below it as black boxes), times instances;
+nothing is placed. Depth: LUTs, carries and multipliers on the longest path inside a block.
+
+"""
+
+
+def table(hardware: HardwareConfig, texts: dict[str, str]) -> str:
+    """Markdown: each block, the whole against the card, and each die."""
+    found = fit(texts, TOP, hardware)
+    head = " | ".join(_NAMES.values())
+    lines = [
+        f"## `{hardware.name}`",
+        "",
+        f"| block | instances | {head} | logic depth |",
+        "|---|---|" + "---|" * (len(_NAMES) + 1),
+    ]
+    for name, (count, one) in found.blocks.items():
+        figures = " | ".join(f"{getattr(one.resources, key):,.10g}" for key in _NAMES)
+        old = "*" if name in found.older else ""
+        lines.append(f"| `{name}`{old} | {count} | {figures} | {one.depth} |")
+    for label, resources in (("all", found.used), ("card after its shell", found.left)):
+        figures = " | ".join(f"{getattr(resources, key):,.10g}" for key in _NAMES)
+        lines.append(f"| {label} | | {figures} | |")
+    lines += ["", f"| part | {head} |", "|---|" + "---|" * len(_NAMES)]
+    for label, shares in (
+        ("card", found.shares()),
+        *((f"SLR{die}", s) for die, s in found.die_shares().items()),
+    ):
+        lines.append(f"| {label} | " + " | ".join(f"{shares.get(k, 0):.0%}" for k in _NAMES) + " |")
+    lines += [
+        "",
+        f"The fullest is at {found.fullest:.0%}; above {COMFORT:.0%} placing gets hard.",
+        "",
+    ]
+    if found.unknown:
+        lines += [
+            "Not estimated, only their memories counted: " + ", ".join(found.unknown) + ".",
+            "",
+        ]
+    if found.older:
+        lines += ["\\* estimated from an older text, its memories' sizes derived.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Estimate, save, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("boards", nargs="+")
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--known", action="store_true", help="Run nothing: save what was made.")
+    given = parser.parse_args()
+    parts = []
+    for board in given.boards:
+        hardware = load(board)
+        check_board(hardware)
+        texts = kernel_verilog(hardware, SIMULATED)
+        counts = instances(texts, TOP)
+        made = {}
+        for name in sorted(texts, key=lambda n: len(texts[n])):
+            one = made_estimate(texts, name) if given.known else estimate_block(texts, name)
+            if one is not None:
+                made[name] = one
+                print(f"{board}: {name} x {counts[name]}: {one.to_dict()}", file=sys.stderr)
+        save(texts, board, made)
+        parts.append(table(hardware, texts))
+    if given.markdown is not None:
+        command = f"python scripts/estimate_resources.py {' '.join(given.boards)}"
+        write_text(given.markdown, _HEAD.format(command=command) + "\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
