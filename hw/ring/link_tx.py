@@ -47,7 +47,8 @@ class LinkTx(Block):
     credits : int
         Words of the receiver's buffer.
     seq_bits : int
-        Bits of a sequence number, at least four windows. A frame may come late by what is left.
+        Bits of a sequence number: at least four windows. A frame may be late by fewer cycles than
+        2^seq_bits less two windows.
     timeout : int
         Cycles without an acknowledgement after which to send again; more than the round trip.
     retries : int
