@@ -10,7 +10,15 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.ring.crc32c import Crc32c
-from tokenloom.hw.ring.frame import SEQ_BITS, TAG_BITS, WORD_BITS, Kind, payload, status
+from tokenloom.hw.ring.frame import (
+    KIND_BITS,
+    SEQ_BITS,
+    TAG_BITS,
+    WORD_BITS,
+    Kind,
+    payload,
+    status,
+)
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["LinkTx", "check_link"]
@@ -226,7 +234,7 @@ class LinkTx(Block):
         first, last, quiet = Signal(), Signal(), Signal()  # the stages can take something
         replaying, take, idle_due, resend = Signal(), Signal(), Signal(), Signal()
         gap = Signal(range(self._idle + 1))
-        full, kind, number = Signal(), Signal(Kind), Signal(seq)
+        full, kind, number = Signal(), Signal(KIND_BITS), Signal(seq)
         old, word, tag = Signal(), Signal.like(self.in_word), Signal(self._tag)
         m.d.comb += [
             last.eq(~self.out_valid | self.out_ready),
