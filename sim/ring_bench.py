@@ -60,8 +60,8 @@ class Rings:
 
     async def wait(self, cycles: int) -> None:
         """Let the clock run; ends at a falling edge."""
-        if cycles:
-            await Timer(cycles * CYCLE, "ns")
+        if cycles > 1:
+            await Timer((cycles - 1) * CYCLE, "ns")
         await FallingEdge(self.dut.clk)
 
     async def load(self, node: int, words: Words, at: int = 0) -> None:

@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Const, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.ring.frame import WORD_BITS, Kind
+from tokenloom.hw.ring.frame import KIND_BITS, WORD_BITS, Kind
 from tokenloom.hw.ring.ring import ERRORS, Ring
 from tokenloom.hw.verilog.block import Block, instance
 from tokenloom.sim.link_model import FAULTS, LinkModel
@@ -163,7 +163,7 @@ class RingSystem(Block):
         with m.Elif((self.pending & ~begun).any()):
             m.d.sync += self.elapsed.eq(self.elapsed + 1)
         words = [
-            ring.next_valid & link.in_ready & (ring.next_frame[:2] == Kind.DATA)
+            ring.next_valid & link.in_ready & (ring.next_frame[:KIND_BITS] == Kind.DATA)
             for ring, link in zip(rings, links, strict=True)
         ]
         m.d.sync += [

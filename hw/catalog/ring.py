@@ -99,8 +99,8 @@ SPEC = BlockSpec(
         "missed; all absolute, so that losing one does no harm. Go-back-N replay; credits, so that "
         "the receive buffer never overflows. Both sides are streams of frames (valid and ready on "
         "the sending side), so a clock crossing and a serialiser go between.\n\n"
-        "Frames may be lost, broken, repeated or late. Late means: by fewer frames than "
-        "2^10 - 2 window. All nodes are reset together. A node with an error falls silent, and so "
+        "Frames may be lost, broken, repeated, or late by fewer cycles than 2^10 - 2 window. "
+        "All nodes are reset together. A node with an error falls silent, and so "
         "its neighbours report a dead link within `patience` cycles if they wait for it."
     ),
     verified=(

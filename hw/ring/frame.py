@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from amaranth.lib import data, enum
+import enum
 
-__all__ = ["LANES", "LANE_BITS", "SEQ_BITS", "TAG_BITS", "WORD_BITS", "Kind", "payload", "status"]
+from amaranth.lib import data
+
+__all__ = [
+    "KIND_BITS", "LANES", "LANE_BITS", "SEQ_BITS", "TAG_BITS", "WORD_BITS", "Kind", "payload",
+    "status",
+]  # fmt: skip
 
 LANES = 8
 """Accumulators per word."""
@@ -15,8 +20,12 @@ TAG_BITS = 4
 """Bits that travel with a word: its collective, and whether that had an odd number."""
 
 
-class Kind(enum.Enum, shape=2):  # type: ignore[call-arg]
-    """What a data frame holds; two bits, so that the header has two bytes."""
+KIND_BITS = 2
+"""So that the header has two bytes."""
+
+
+class Kind(enum.IntEnum):
+    """What a data frame holds."""
 
     IDLE = 0
     """No word. `seq` is that of the next word, so a receiver sees that it has missed the last."""
@@ -27,7 +36,9 @@ def payload(
     word_bits: int = WORD_BITS, tag_bits: int = TAG_BITS, seq_bits: int = SEQ_BITS
 ) -> data.StructLayout:
     """A data frame without its CRC: 66 bytes as built."""
-    return data.StructLayout({"kind": Kind, "tag": tag_bits, "seq": seq_bits, "word": word_bits})
+    return data.StructLayout(
+        {"kind": KIND_BITS, "tag": tag_bits, "seq": seq_bits, "word": word_bits}
+    )
 
 
 def status(seq_bits: int = SEQ_BITS) -> data.StructLayout:

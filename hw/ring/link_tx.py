@@ -11,7 +11,15 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.ring.crc32c import Crc32c
-from tokenloom.hw.ring.frame import SEQ_BITS, TAG_BITS, WORD_BITS, Kind, payload, status
+from tokenloom.hw.ring.frame import (
+    KIND_BITS,
+    SEQ_BITS,
+    TAG_BITS,
+    WORD_BITS,
+    Kind,
+    payload,
+    status,
+)
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["LinkTx", "check_link"]
@@ -48,7 +56,8 @@ class LinkTx(Block):
     credits : int
         Words of the receiver's buffer.
     seq_bits : int
-        Bits of a sequence number, at least four windows. A frame may come late by what is left.
+        Bits of a sequence number: at least four windows. A frame may be late by fewer cycles than
+        2^seq_bits less two windows.
     timeout : int
         Cycles without an acknowledgement after which to send again; more than the round trip.
     retries : int
@@ -226,7 +235,7 @@ class LinkTx(Block):
         first, last, quiet = Signal(), Signal(), Signal()  # the stages can take something
         replaying, take, idle_due, resend = Signal(), Signal(), Signal(), Signal()
         gap = Signal(range(self._idle + 1))
-        full, kind, number = Signal(), Signal(Kind), Signal(seq)
+        full, kind, number = Signal(), Signal(KIND_BITS), Signal(seq)
         old, word, tag = Signal(), Signal.like(self.in_word), Signal(self._tag)
         m.d.comb += [
             last.eq(~self.out_valid | self.out_ready),
