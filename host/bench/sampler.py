@@ -57,7 +57,7 @@ def sampler_chi2() -> Figure:
     """The draws' chi-square, furthest from its mean."""
     import numpy as np
 
-    logits = np.round(np.random.default_rng(8).normal(0, 1.8, 500) * 2**_FRACTION).astype(np.int64)
+    logits = np.round(np.random.default_rng(8).normal(0, 1.8, 200) * 2**_FRACTION).astype(np.int64)
     found = [_deviation(logits, cuts, 2027) for cuts in _CUTS]
     each = "; ".join(
         f"{' '.join(f'{name} {value}' for name, value in cuts.items()) or 'no cut'}: {value:+.2f}"
@@ -65,7 +65,7 @@ def sampler_chi2() -> Figure:
     )
     worst = max(found, key=abs)
     detail = (
-        f"chi-square of {_DRAWS:,} draws each among 500 ids at temperature {_TEMPERATURE} against "
+        f"chi-square of {_DRAWS:,} draws each among 200 ids at temperature {_TEMPERATURE} against "
         f"the float64 softmax of what the cut-offs leave, as (statistic - freedom) / "
         f"sqrt(2 freedom): {each}"
     )
