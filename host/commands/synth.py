@@ -110,7 +110,12 @@ def synth(
             (out / name).unlink(missing_ok=True)
         write_json(
             out / _MANIFEST,
-            {"files": sorted(files), "complete": True, **_but(result, "ran"), "blocks": blocks},
+            {
+                **_but(result, "ran", "out", "missing"),
+                "blocks": blocks,
+                "files": sorted(files),
+                "complete": True,
+            },
         )
     if run:
         for step, command in steps.items():
@@ -122,8 +127,8 @@ def synth(
     return result
 
 
-def _but(result: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key != name}
+def _but(result: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key not in names}
 
 
 def _run(step: str, command: list[str], out: Path) -> None:
