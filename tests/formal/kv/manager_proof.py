@@ -317,7 +317,8 @@ class ManagerProof(Elaboratable):
             on("begin") | (dropping & ~op.releasing),
             op.pos1 >= op.pos0,
             op.write_from == op.pos0 >> op.shift,
-            op.need_end == (op.pos1 + ((1 << op.shift) - 1)) >> op.shift,
+            (op.pos1 > dut.positions)
+            | (op.need_end == (op.pos1 + ((1 << op.shift) - 1)) >> op.shift),
         )
         when(on("begin"), ~op.there)
         when(on("begin") | (dropping & ~op.releasing), ~op.dirty)
@@ -372,7 +373,9 @@ class ManagerProof(Elaboratable):
         when(on("copy", "store") & op.shared, op.i < op.end, here_there, op.old == here_page)
         when(on("copy", "store") & op.shared, count_of(op.old) > 1)
         when(on("store") & ~op.shared & (op.i < op.end), ~here_there)
-        when(on("leave"), op.old < self.pages, count_of(op.old) > 1, op.i > op.first, op.i <= op.end)
+        when(
+            on("leave"), op.old < self.pages, count_of(op.old) > 1, op.i > op.first, op.i <= op.end
+        )
         when(dut.copy_valid, dut.copy_old != dut.copy_new)
 
         # A fork.
@@ -440,6 +443,7 @@ class ManagerProof(Elaboratable):
         when(~searching, *(~bit for bit in chain))
         when(searching, ~counts.write.en)
         when(on("scan"), op.i >= op.first, op.stop <= op.end)
+        when(on("range", "scan"), op.settle == Eviction.LATENCY - 1)
         for k in range(Eviction.LATENCY):
             when(
                 on("settle") & (op.settle == Eviction.LATENCY - 1 - k),
