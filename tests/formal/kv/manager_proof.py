@@ -317,7 +317,8 @@ class ManagerProof(Elaboratable):
             on("begin") | (dropping & ~op.releasing),
             op.pos1 >= op.pos0,
             op.write_from == op.pos0 >> op.shift,
-            op.need_end == (op.pos1 + ((1 << op.shift) - 1)) >> op.shift,
+            (op.pos1 > dut.positions)
+            | (op.need_end == (op.pos1 + ((1 << op.shift) - 1)) >> op.shift),
         )
         when(on("begin"), ~op.there)
         when(on("begin") | (dropping & ~op.releasing), ~op.dirty)
@@ -442,6 +443,7 @@ class ManagerProof(Elaboratable):
         when(~searching, *(~bit for bit in chain))
         when(searching, ~counts.write.en)
         when(on("scan"), op.i >= op.first, op.stop <= op.end)
+        when(on("range", "scan"), op.settle == Eviction.LATENCY - 1)
         for k in range(Eviction.LATENCY):
             when(
                 on("settle") & (op.settle == Eviction.LATENCY - 1 - k),

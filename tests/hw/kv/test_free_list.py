@@ -4,6 +4,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
+from tests.deep import deep
 from tests.hw.memory.test_tape_reader import begin, configured
 from tokenloom.hw.kv.free_list import FreeList
 from tokenloom.sim.bench import run_block
@@ -21,9 +22,9 @@ async def random_traffic(dut):
     for turn in range(4000):
         # Phases that drain it and phases that fill it.
         taking = 0.8 if turn // 40 % 2 else 0.3
-        give = random.random() > taking and out
+        give = bool(out) and random.random() > taking
         dut.take_valid.value = take = int(random.random() < taking)
-        dut.give_valid.value = int(bool(give))
+        dut.give_valid.value = int(give)
         if give:
             returned = out.pop(random.randrange(len(out)))
             dut.give_page.value = returned
@@ -54,7 +55,7 @@ async def random_traffic(dut):
     assert filled > 20
 
 
-@pytest.mark.parametrize("pages", [5, 8, 1])
+@pytest.mark.parametrize("pages", [5, deep(8), deep(1)])
 def test_free_list(pages):
     run_block(FreeList(pages=pages), "tests.hw.kv.test_free_list", parameters={"pages": pages})
 

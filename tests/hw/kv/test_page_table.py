@@ -4,6 +4,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge
 
+from tests.deep import deep
 from tests.hw.memory.test_tape_reader import begin, configured
 from tokenloom.hw.kv.page_table import PageTable
 from tokenloom.sim.bench import run_block
@@ -81,7 +82,7 @@ async def random_traffic(dut):
     "given",
     [
         {"slots": 3, "pages": 20, "slot_pages": 3, "sequence_pages": 11},
-        {"slots": 1, "pages": 4, "slot_pages": 4, "sequence_pages": 4},
+        deep({"slots": 1, "pages": 4, "slot_pages": 4, "sequence_pages": 4}),
     ],
 )
 def test_page_table(given):

@@ -4,7 +4,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.deep import DEEP
+from tests.deep import DEEP, deep
 from tests.hw.memory.test_tape_reader import begin, configured
 from tokenloom.hw.kv.eviction_policy import AGE_MAX, FREQUENCY_MAX, MASS_MAX, PageState
 from tokenloom.hw.kv.page_use import PageUse
@@ -89,7 +89,7 @@ async def random_traffic(dut):
 
 
 @pytest.mark.parametrize(
-    "given", [{"pages": 5, "stamp_bits": 10}, {"pages": 300, "stamp_bits": 10}]
+    "given", [{"pages": 5, "stamp_bits": 10}, deep({"pages": 300, "stamp_bits": 10})]
 )
 def test_page_use(given):
     block = PageUse(**given)

@@ -4,6 +4,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge
 
+from tests.deep import deep
 from tests.hw.memory.test_tape_reader import begin, configured
 from tokenloom.hw.kv.ref_counts import RefCounts, RefOp
 from tokenloom.sim.bench import run_block
@@ -42,7 +43,7 @@ async def random_operations(dut):
     assert seen == {(op, was) for op in RefOp for was in range(most + 1)}
 
 
-@pytest.mark.parametrize("given", [{"pages": 6, "most": 3}, {"pages": 1, "most": 1}])
+@pytest.mark.parametrize("given", [{"pages": 6, "most": 3}, deep({"pages": 1, "most": 1})])
 def test_ref_counts(given):
     run_block(RefCounts(**given), "tests.hw.kv.test_ref_counts", parameters=given)
 
