@@ -354,6 +354,7 @@ class SystolicAttention(Block):
                 buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
                 buffer.read_values.eq(control.x_values[r]),
                 buffer.read_digit.eq(control.x_digit[r]),
+                buffer.read_mask.eq(control.x_mask[r]),
                 array.x_codes.word_select(r, len(buffer.x_codes)).eq(buffer.x_codes),
                 array.x_shift.word_select(r, len(buffer.x_shift)).eq(buffer.x_shift),
                 array.x_sum.word_select(r, len(buffer.x_sum)).eq(buffer.x_sum),
