@@ -284,6 +284,7 @@ class FfnBlock(Block):
                 buffer.sx.eq(Mux(writes, quantiser.out_sx, self.x_sx)),
                 buffer.sum.eq(Mux(writes, quantiser.out_sum, self.x_sum)),
                 buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
+                buffer.read_mask.eq(control.x_mask[r]),
             ]
             for name in ("x_codes", "x_shift", "x_sum"):
                 port = getattr(buffer, name)

@@ -1,4 +1,4 @@
-"""One lane of the norm: a residual value becomes a normalised one (docs/numbers.md, 6 and 17)."""
+"""One lane of the norm: a residual value becomes a normalised one (docs/numbers.md, 6 and 21)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a row's exact sums to what its values are multiplied by (docs/numbers.md, 5, 6 and 17)."""
+"""From a row's exact sums to what its values are multiplied by (docs/numbers.md, 5, 6 and 21)."""
 
 from __future__ import annotations
 
