@@ -89,7 +89,7 @@ CASES = [pytest.param(a, id=a) if a in DEFAULT else deep(a, id=a) for a in ARRAY
 def test_chip(array, name, device):
     model = quantise(random_model(**MODELS[name]))
     made = hardware(array)
-    chip = with_noise(device(model, hardware=made, dirty=True))
+    chip = with_noise(device(model, hardware=made, power_up=1))
     records = []
     check(chip, records, 5, 4)
     chip.hold(Hold.RANDOM, 7)
