@@ -255,7 +255,9 @@ class Driver:
                 f"{fault['channel']}, address {address:#x}, failed in every attempt; the request "
                 "has ended"
             )
-        raise RequestFailed("the card ended the request: no free KV page, or its context is full")
+        raise RequestFailed(
+            "the card ended the request: no free KV page, its context is full, or an id is none of the model's"
+        )
 
     def abort(self) -> None:
         """End the request, when there is one, and drop what it leaves behind."""

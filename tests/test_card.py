@@ -179,7 +179,7 @@ def test_context_full(card):
     one = card(SMALLEST, "ideal").load()
     limit = HARDWARE.maxima.positions
     got = []
-    with pytest.raises(RequestFailed, match="no free KV page, or its context is full"):
+    with pytest.raises(RequestFailed, match="no free KV page, its context is full"):
         got.extend(one.driver.generate(one.prompt(limit - 1), 9))
     assert len(got) == 2
     # A prompt of which the chip takes only a part, and the host has not given the rest.

@@ -233,6 +233,7 @@ class ArrayControl(Block):
             Mux(fresh_attention, self.slot_groups * Const(self._c // self._w, 8), self._c) - 1
         )
         split = self._beat_blocks.bit_length() - 1
+        value_blocks = Signal.like(self.value_blocks)  # the port is already the next operation's
         value_beats = ceil_shift(self.value_blocks, split)
         key_beats = ceil_shift(self.key_blocks, split)
         fresh_beats = Mux(fresh.kind == Kind.VALUES, value_beats, fresh.beats) - 1
@@ -252,6 +253,7 @@ class ArrayControl(Block):
                 hold.eq(fresh_hold),
                 tiles_last.eq(Mux(fresh.kind == Kind.KEYS, self.key_tiles, fresh.tiles) - 1),
                 beats_last.eq(fresh_beats),
+                value_blocks.eq(self.value_blocks),
             ]
 
         m.d.comb += [
@@ -279,8 +281,8 @@ class ArrayControl(Block):
             m.d.comb += now.x_addr.eq(op.x_base[split:] + beat)
         # A matmul's weights behind the last block are zeros, but not what memory has there of K
         # and V.
-        blocks = Signal(range(1 << len(self.value_blocks)))
-        m.d.comb += blocks.eq(Mux(values, self.value_blocks, self.key_blocks))
+        blocks = Signal.like(value_blocks)
+        m.d.comb += blocks.eq(Mux(values, value_blocks, self.key_blocks))
         m.d.comb += now.x_mask.eq(
             Cat(~attention | ((beat << split) + b < blocks) for b in range(self._beat_blocks))
         )

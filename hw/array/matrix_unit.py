@@ -41,7 +41,8 @@ class MatrixUnit(Block):
 
     Members
     -------
-    issue, op : In, an instruction (`isa.ARRAY_OP`), in a step in which `ready` is high
+    issue, op : In, an instruction (`isa.ARRAY_OP`), in a step in which `ready` is high;
+        ready : Out(1), the next one can be taken
     rows_used, group_rows, slot_groups, key_tiles, value_blocks, key_blocks : In, see `ArrayControl`
     step : Out(1), the last cycle of a step: what is asked for and what leaves counts in it (always
         high with K of 32 and more)

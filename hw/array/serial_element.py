@@ -18,6 +18,7 @@ from tokenloom.hw.array.dot_element import (
 )
 from tokenloom.hw.array.multiplier import Multiplier
 from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS, WEIGHT_BITS
+from tokenloom.hw.numbers.words import pick
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["SerialElement"]
@@ -93,11 +94,9 @@ class SerialElement(Block):
 
         # K products per cycle onto the running sum, which begins anew with each block.
         products = []
-        w, x = Signal(WEIGHT_BITS * self._lanes), Signal(ACTIVATION_BITS * self._lanes)
-        m.d.comb += [
-            w.eq(self.w_codes.word_select(self.phase, len(w))),
-            x.eq(self.x_codes.word_select(self.phase, len(x))),
-        ]
+        parts = BLOCK // self._lanes
+        w = pick(m, self.w_codes, self.phase, WEIGHT_BITS * self._lanes, parts)
+        x = pick(m, self.x_codes, self.phase, ACTIVATION_BITS * self._lanes, parts)
         for lane in range(self._lanes):
             products.append(
                 self._multiplier.product(

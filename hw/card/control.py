@@ -265,13 +265,16 @@ class Control(Block):
             for field in registers[name].fields:
                 value = getattr(regs, name.lower())[field.low : field.low + field.bits]
                 m.d.comb += settings[field.name].eq(value)
+        # Cut-offs cut in a list, and rules come with one.
+        listless = Cat(settings.limited, settings.top_p, settings.min_p).any()
+        listless &= settings.count == 0
+        ruled = Const(0)
+        if not hw.sampler.candidates:
+            ruled = Cat(settings.window, settings.biases).any()
         m.d.comb += [
             settings.seed.eq(Cat(regs.req_seed_low, regs.req_seed_high)),
-            unable.eq(settings.count > hw.sampler.candidates),
+            unable.eq((settings.count > hw.sampler.candidates) | listless | ruled),
         ]
-        if not hw.sampler.candidates:
-            unable_rules = Cat(settings.count, settings.window, settings.biases).any()
-            m.d.comb += unable.eq(unable_rules)
         m.d.comb += [
             self.startable.eq(
                 idle

@@ -291,7 +291,7 @@ class Sampler(Block):
             noise.jump_id.eq(cut.jump_id),
             self.octave.eq(powers.octave),
             # What cuts draws by itself; without cuts the list is only looked at.
-            self.token.eq(Mux(cuts, cut.token, token)),
+            self.token.eq(Mux(cuts & lists, cut.token, token)),
             self.token_valid.eq(Mux(lists, cut.token_valid, token_valid)),
         ]
         for name in ("list_valid", "list_id", "list_logit", "list_log", "list_kept", "total"):

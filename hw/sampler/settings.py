@@ -107,6 +107,8 @@ class Settings:
         for name, bits in FIELDS.items():
             if not 0 <= getattr(self, name) < 1 << bits:
                 raise ValueError(f"{name} = {getattr(self, name)} does not fit its {bits} bits")
+        if self.cuts and not self.count:
+            raise ValueError("count is 0; allowed with a cut-off: 1 or more, for it cuts in a list")
 
     @property
     def scale(self) -> NoiseScale:

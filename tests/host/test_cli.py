@@ -31,8 +31,13 @@ def test_every_command_has_help_and_the_common_options():
     for name, command in cli.commands.items():
         result = CliRunner().invoke(cli, [name, "--help"])
         assert result.exit_code == 0
-        # The benchmark's models and boards are part of its rows; the catalog has neither.
-        few = {"bench": ("--json",), "blocks": ("--markdown",)}
+        # The benchmark's models and boards are part of its rows; the catalog has neither, a project
+        # is for every model.
+        few = {
+            "bench": ("--json",),
+            "blocks": ("--markdown",),
+            "synth": ("--board", "-P", "--json"),
+        }
         options = few.get(name, ("--model", "--board", "-P", "--json"))
         for option in options:
             assert option in result.output

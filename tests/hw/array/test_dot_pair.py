@@ -232,7 +232,7 @@ async def fabric_products(dut: Any) -> None:
     rng = seeded()
     a_bits, b_bits, per_stage = parameters()["fabric"]
     belt = Belt(
-        dut, {"a": -a_bits, "b": -b_bits}, {"p": -(a_bits + b_bits)}, strobes=(), rng=rng
+        dut, {"a": a_bits, "b": b_bits}, {"p": -(a_bits + b_bits)}, strobes=(), rng=rng
     )  # fmt: skip
     await belt.reset()
     stages = -(-b_bits // (2 * per_stage))
