@@ -256,7 +256,8 @@ class Driver:
                 "has ended"
             )
         raise RequestFailed(
-            "the card ended the request: no free KV page, its context is full, or an id is none of the model's"
+            "the card ended the request: no free KV page, its context is full, or an id is none "
+            "of the model's"
         )
 
     def abort(self) -> None:

@@ -246,7 +246,7 @@ async def fabric_products(dut: Any) -> None:
         belt.stall = STALLS[step % 3]
         found = (await belt.next())["p"]
         want = line.pop()
-        assert want is None or found == want
+        assert want is None or found == want & ((1 << (a_bits + b_bits)) - 1)
         a, b = some(a_bits), some(b_bits)
         line.insert(0, a * b)
         belt.drive(a=a, b=b)
