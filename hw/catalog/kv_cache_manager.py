@@ -113,8 +113,8 @@ SPEC = BlockSpec(
     verified=(
         "Random operations against a Python model, with the answer, the cycles, every page table "
         "and the victim compared after each (`tests/hw/kv/test_kv_manager.py`); each part against "
-        "a model of its own. By induction (`tests/formal/kv/`): in every cycle each page is free "
-        "once, or on its way, or has as many owners as its count."
+        "a model of its own. The free list is proved by induction (`tests/formal/kv/`); for the "
+        "whole manager the invariant is written there, its induction is not finished."
     ),
     stimulus=_stimulus,
     signals=(
