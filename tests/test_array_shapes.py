@@ -97,3 +97,17 @@ def test_chip(array, name, device):
     chip.hold(Hold.NONE)
     # Over the end of a page, in prefill and in decode.
     check(chip, records, made.memory.page_tokens - 2, 5)
+
+
+def test_a_window_on_wide_beats(device):
+    """The mask of V's last beat is that of the operation that plays, not of the next one's tokens.
+
+    From position 128 on three blocks are attended and five are there; the fourth, in the last
+    beat, holds an earlier pass's probabilities, and memory has noise where its values would be.
+    """
+    made = load("mini", ["maxima.positions=192", "array.lanes=64", "array.rows=1"])
+    model = quantise(random_model(**SMALL, window=64, positions=192))
+    chip = with_noise(device(model, hardware=made, power_up=1))
+    records = []
+    check(chip, records, 124, 10)
+    check(chip, records, 3, 2)
