@@ -5,16 +5,24 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tokenloom.compiler.errors import TokenloomError
 
-__all__ = ["locked", "refuse_strangers", "write_folder"]
+__all__ = [
+    "MANIFEST",
+    "listed",
+    "locked",
+    "refuse_others",
+    "refuse_strangers",
+    "write_folder",
+]
 
-_MANIFEST = "tokenloom.json"
+MANIFEST = "tokenloom.json"
+"""The list of what a run wrote."""
 
 
 def write_folder(
@@ -58,12 +66,12 @@ def write_folder(
     with locked(out):
         refuse_strangers(out)
         # The list first, with the old names too: an interrupted run's files are known as ours.
-        known = {**dict.fromkeys(_listed(out), 0), **modules}
-        write_json(out / _MANIFEST, {**whole, "modules": known, "complete": False})
+        known = {**dict.fromkeys(listed(out, "modules"), 0), **modules}
+        write_json(out / MANIFEST, {**whole, "modules": known, "complete": False})
         write_verilog(dict(texts), out)
         for name, text in extra.items():
             write_text(out / name, text)
-        write_json(out / _MANIFEST, whole)
+        write_json(out / MANIFEST, whole)
     return whole
 
 
@@ -89,23 +97,24 @@ def locked(out: Path) -> Iterator[None]:
 
 def refuse_strangers(out: Path) -> None:
     """Raise TokenloomError if somebody else's Verilog is in the folder."""
-    strangers = _strangers(out)
-    if strangers:
+    listed_files = [f"{module}.v" for module in listed(out, "modules")]
+    refuse_others(out, ("*.v",), listed_files, "Verilog")
+
+
+def refuse_others(out: Path, patterns: Sequence[str], ours: Iterable[str], what: str) -> None:
+    """Raise TokenloomError if a file of these patterns in the folder is none of `ours`."""
+    paths = [path for pattern in patterns for path in out.glob(pattern)]
+    others = sorted({str(path.relative_to(out)) for path in paths} - set(ours))
+    if others:
         raise TokenloomError(
-            f"{out}: has Verilog that tokenloom did not write ({strangers[0]}); give an empty "
+            f"{out}: has {what} that tokenloom did not write ({others[0]}); give an empty "
             "folder, since a tool that reads the folder would read both"
         )
 
 
-def _listed(out: Path) -> list[str]:
-    """Modules that an earlier run wrote."""
+def listed(out: Path, key: str) -> list[str]:
+    """What an earlier run's list names under `key`; nothing if there is no list."""
     try:
-        data = json.loads((out / _MANIFEST).read_text(encoding="utf-8"))
-        return list(data["modules"])
+        return [str(name) for name in json.loads((out / MANIFEST).read_text("utf-8"))[key]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def _strangers(out: Path) -> list[str]:
-    listed = set(_listed(out))
-    return sorted(path.name for path in out.glob("*.v") if path.stem not in listed)

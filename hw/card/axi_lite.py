@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.verilog.block import Block
 
-__all__ = ["AXI_LITE", "AxiLite", "axi_lite_ports"]
+__all__ = ["AXI_LITE", "AxiLite", "axi_lite_ports", "connect_axi_lite"]
 
 # name -> (driven by the slave, bits); None: the address.
 _PORTS: dict[str, tuple[bool, int | None]] = {
@@ -43,6 +43,18 @@ def axi_lite_ports(addr_bits: int) -> dict[str, Any]:
         f"s_axi_{name}": (Out if driven else In)(addr_bits if bits is None else bits)
         for name, (driven, bits) in _PORTS.items()
     }
+
+
+def connect_axi_lite(m: Module, master: Any, slave: Any, side: str = "s_axi") -> None:
+    """Connect the ports `side`_* of `master` to the s_axi_* of `slave`.
+
+    The master may be the parent that hands its own slave ports down.
+    """
+    for name in AXI_LITE:
+        theirs = getattr(slave, name)
+        mine = getattr(master, name.replace("s_axi", side))
+        inward = slave.signature.members[name].flow is In
+        m.d.comb += theirs.eq(mine) if inward else mine.eq(theirs)
 
 
 class AxiLite(Block):

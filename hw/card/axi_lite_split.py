@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Module, Mux, ResetSignal, Signal
-from amaranth.lib.wiring import In
 
-from tokenloom.hw.card.axi_lite import AXI_LITE, axi_lite_ports
+from tokenloom.hw.card.axi_lite import axi_lite_ports
 from tokenloom.hw.verilog.block import Block
 
-__all__ = ["AxiLiteSplit", "connect_axi_lite"]
+__all__ = ["AxiLiteSplit"]
 
 # What a master sends beside valid, by channel.
 _SENT = {"aw": ("addr", "prot"), "w": ("data", "strb"), "ar": ("addr", "prot")}
@@ -94,12 +93,3 @@ class AxiLiteSplit(Block):
                 m.d.sync += [held[c].eq(0) for c in channels]
                 m.d.sync += [sent[c].eq(0) for c in channels]
         return m
-
-
-def connect_axi_lite(m: Module, master: Any, side: str, slave: Any) -> None:
-    """Connect the ports `side`_* of `master` to a slave's s_axi_*."""
-    for name in AXI_LITE:
-        theirs = getattr(slave, name)
-        mine = getattr(master, name.replace("s_axi", side))
-        inward = slave.signature.members[name].flow is In
-        m.d.comb += theirs.eq(mine) if inward else mine.eq(theirs)

@@ -7,7 +7,7 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Mux, ResetSignal, Value
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.card.axi_lite import AXI_LITE, axi_lite_ports
+from tokenloom.hw.card.axi_lite import axi_lite_ports, connect_axi_lite
 from tokenloom.hw.card.control import Control
 from tokenloom.hw.card.identity import Identity
 from tokenloom.hw.card.memory_test import MemoryTest
@@ -74,9 +74,7 @@ class Card(Block):
         # The host's side.
         own = control.signature.members
         others = chip.signature.members
-        for name in AXI_LITE:
-            mine, inner = getattr(self, name), getattr(control, name)
-            m.d.comb += inner.eq(mine) if own[name].flow is In else mine.eq(inner)
+        connect_axi_lite(m, self, control)
         for name, member in own.items():
             inner = getattr(control, name)
             if name in others:

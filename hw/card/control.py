@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, ResetSignal, Si
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.card.axi_lite import AXI_LITE, axi_lite_ports
+from tokenloom.hw.card.axi_lite import axi_lite_ports, connect_axi_lite
 from tokenloom.hw.card.counters import COUNTERS, Counters
 from tokenloom.hw.card.identity import Identity
 from tokenloom.hw.card.register_file import RegisterFile
@@ -131,10 +131,7 @@ class Control(Block):
         hw, registers = self._hw, by_name()
         regs = RegisterFile()
         m.submodules.register_file = instance(regs)
-        for name in AXI_LITE:
-            mine, inner = getattr(self, name), getattr(regs, name)
-            inward = self.signature.members[name].flow is In
-            m.d.comb += inner.eq(mine) if inward else mine.eq(inner)
+        connect_axi_lite(m, self, regs)
 
         def bit(register: str, field: str) -> Any:
             """A field of a command."""

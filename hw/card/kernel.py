@@ -9,8 +9,8 @@ from amaranth.hdl import Cat, ClockDomain, Const, Module, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.card.address_base import AddressBase
-from tokenloom.hw.card.axi_lite import axi_lite_ports
-from tokenloom.hw.card.axi_lite_split import AxiLiteSplit, connect_axi_lite
+from tokenloom.hw.card.axi_lite import axi_lite_ports, connect_axi_lite
+from tokenloom.hw.card.axi_lite_split import AxiLiteSplit
 from tokenloom.hw.card.card import Card
 from tokenloom.hw.card.identity import Identity
 from tokenloom.hw.card.kernel_control import KernelControl
@@ -195,8 +195,8 @@ class Kernel(Block):
             mine = getattr(self, name.replace("s_axi", CONTROL_BUS))
             inner = getattr(split, name)
             m.d.comb += inner.eq(mine) if member.flow is In else mine.eq(inner)
-        connect_axi_lite(m, split, "low", control)
-        connect_axi_lite(m, split, "high", card)
+        connect_axi_lite(m, split, control, "low")
+        connect_axi_lite(m, split, card, "high")
         m.d.comb += [
             card.go.eq(control.go),
             *(getattr(control, n).eq(getattr(card, n)) for n in ("startable", "idle", "waiting")),

@@ -7,7 +7,7 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.card.axi_lite import AXI_LITE, axi_lite_ports
+from tokenloom.hw.card.axi_lite import axi_lite_ports, connect_axi_lite
 from tokenloom.hw.card.kernel_map import EVENTS, argument, kernel_registers
 from tokenloom.hw.card.register_file import RegisterFile
 from tokenloom.hw.card.register_map import ADDRESS_BITS
@@ -58,10 +58,7 @@ class KernelControl(Block):
         m = Module()
         regs = RegisterFile(self._registers, module_name="kernel_registers")
         m.submodules.registers = instance(regs)
-        for name in AXI_LITE:
-            mine, inner = getattr(self, name), getattr(regs, name)
-            inward = self.signature.members[name].flow is In
-            m.d.comb += inner.eq(mine) if inward else mine.eq(inner)
+        connect_axi_lite(m, self, regs)
 
         busy, done, start, ended = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [

@@ -7,7 +7,7 @@ from typing import Any
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.card.axi_lite import AXI_LITE, AxiLite, axi_lite_ports
+from tokenloom.hw.card.axi_lite import AxiLite, axi_lite_ports, connect_axi_lite
 from tokenloom.hw.card.register_map import ADDRESS_BITS, REGISTERS, Access, Register, by_name
 from tokenloom.hw.memory.axi import Response
 from tokenloom.hw.verilog.block import Block, instance
@@ -85,12 +85,7 @@ class RegisterFile(Block):
         m = Module()
         bus = AxiLite(addr_bits=ADDRESS_BITS)
         m.submodules.axi_lite = instance(bus)
-        for name in AXI_LITE:
-            mine, inner = getattr(self, name), getattr(bus, name)
-            if self.signature.members[name].flow is In:
-                m.d.comb += inner.eq(mine)
-            else:
-                m.d.comb += mine.eq(inner)
+        connect_axi_lite(m, self, bus)
         mask, strobed = Signal(32), Signal(32)
         m.d.comb += [
             mask.eq(Cat(bit.replicate(8) for bit in bus.write_strobe)),

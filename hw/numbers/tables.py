@@ -247,9 +247,7 @@ def gumbel_segments() -> tuple[tuple[int, int], ...]:
                             for offset in (Decimal("0.5") - node, Decimal("0.5") + node)
                         )
                     )
-                    rise = (high - low) / (2 * node)
-                    start = (high + low) / 2 - rise / 2
-                    result.append((_round(start * unit), _round(rise * unit)))
+                    result.append(_line(low, high, node, unit))
     return tuple(result)
 
 
@@ -282,10 +280,15 @@ def log2_segments() -> tuple[tuple[int, int], ...]:
                 (1 + (segment + offset) / count).ln() / ln2
                 for offset in (Decimal("0.5") - node, Decimal("0.5") + node)
             )
-            rise = (high - low) / (2 * node)
-            start = (high + low) / 2 - rise / 2
-            result.append((_round(start * unit), _round(rise * unit)))
+            result.append(_line(low, high, node, unit))
     return tuple(result)
+
+
+def _line(low: Decimal, high: Decimal, node: Decimal, unit: int) -> tuple[int, int]:
+    """Start and rise of the line through `low` and `high`, `node` to either side of the middle."""
+    rise = (high - low) / (2 * node)
+    start = (high + low) / 2 - rise / 2
+    return _round(start * unit), _round(rise * unit)
 
 
 @cache

@@ -22,7 +22,15 @@ from tokenloom.hw.numbers.tables import (
     gumbel_segments,
 )
 
-__all__ = ["GREEDY_SCALE", "NoiseScale", "gumbel", "noise_scale", "sample", "threefry"]
+__all__ = [
+    "GREEDY_SCALE",
+    "NoiseScale",
+    "gumbel",
+    "noise_scale",
+    "normalised",
+    "sample",
+    "threefry",
+]
 
 THREEFRY_ROUNDS = 20
 THREEFRY_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
@@ -61,7 +69,18 @@ def noise_scale(temperature: float, fraction_bits: int) -> NoiseScale:
         return GREEDY_SCALE
     # g has GUMBEL_FRAC fraction bits, a score fraction_bits + GUARD_BITS.
     value = Fraction(temperature) * Fraction(2) ** (fraction_bits + GUARD_BITS - GUMBEL_FRAC)
-    shift = NOISE_LEFT + NOISE_MANTISSA_BITS - 1
+    scale = normalised(value, NOISE_LEFT)
+    if scale is None:
+        raise ValueError(
+            f"temperature {temperature:g} is beyond what logits with {fraction_bits} fraction "
+            "bits allow"
+        )
+    return scale
+
+
+def normalised(value: Fraction, left: int = 0) -> NoiseScale | None:
+    """`value` as mantissa 2^(left - shift) with all mantissa bits; None if no shift can say it."""
+    shift = left + NOISE_MANTISSA_BITS - 1
     while value >= 2:
         value, shift = value / 2, shift - 1
     while value < 1:
@@ -69,12 +88,7 @@ def noise_scale(temperature: float, fraction_bits: int) -> NoiseScale:
     mantissa = int(value * (1 << (NOISE_MANTISSA_BITS - 1)) + Fraction(1, 2))
     if mantissa == 1 << NOISE_MANTISSA_BITS:
         mantissa, shift = mantissa >> 1, shift - 1
-    if not 0 <= shift <= NOISE_SHIFT_MAX:
-        raise ValueError(
-            f"temperature {temperature:g} is beyond what logits with {fraction_bits} fraction "
-            "bits allow"
-        )
-    return NoiseScale(mantissa, shift)
+    return NoiseScale(mantissa, shift) if 0 <= shift <= NOISE_SHIFT_MAX else None
 
 
 def threefry_schedule(seed: int) -> Iterator[tuple[int, int]]:

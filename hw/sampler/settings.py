@@ -11,10 +11,10 @@ from tokenloom.hw.numbers.tables import log2_e
 from tokenloom.hw.sampler.sampling import (
     NOISE_MANTISSA_BITS,
     NOISE_SHIFT_BITS,
-    NOISE_SHIFT_MAX,
     SEED_BITS,
     NoiseScale,
     noise_scale,
+    normalised,
 )
 
 __all__ = [
@@ -148,20 +148,13 @@ def power_scale(temperature: float, fraction_bits: int) -> NoiseScale:
         When the temperature is beyond what such logits allow.
     """
     exact = log2_e() / Fraction(temperature) * Fraction(2) ** (SCORE_FRAC - fraction_bits)
-    value, shift = exact, NOISE_MANTISSA_BITS - 1
-    while value >= 2:
-        value, shift = value / 2, shift - 1
-    while value < 1:
-        value, shift = value * 2, shift + 1
-    mantissa = int(value * (1 << (NOISE_MANTISSA_BITS - 1)) + Fraction(1, 2))
-    if mantissa == 1 << NOISE_MANTISSA_BITS:
-        mantissa, shift = mantissa >> 1, shift - 1
-    if not 0 <= shift <= NOISE_SHIFT_MAX:
+    scale = normalised(exact)
+    if scale is None:
         raise ValueError(
             f"temperature {temperature:g} is beyond what the cut-offs allow for logits with "
             f"{fraction_bits} fraction bits"
         )
-    return NoiseScale(mantissa, shift)
+    return scale
 
 
 def _share(value: float) -> int:

@@ -380,4 +380,4 @@ def test_generate_into_a_file(monkeypatch, capsys, tmp_path, model, fake_verilog
     out = tmp_path / "file" / "out"
     args = ["generate", "--model", model, "--board", "mini", "--out", out]
     assert "cannot be written" in failed(monkeypatch, capsys, *args)
-    assert verilog_folder._listed(out) == []
+    assert verilog_folder.listed(out, "modules") == []
