@@ -300,7 +300,9 @@ class Operation:
         place = base + np.arange(self.slots * size)
         query = operands.codes[:, place] << operands.shift[:, place][..., None]
         query = query.reshape(shape.rows, self.slots, size, BLOCK)[:, :, : shape.key_blocks]
-        self.sums = exact_product(query.reshape(shape.rows, self.slots, -1), key.T)
+        sums = exact_product(query.reshape(shape.rows, self.slots, -1), key.T)
+        # Of a last tile that reaches past the score buffer, only what the buffer holds is shown.
+        self.sums = sums[..., : BLOCK * shape.token_blocks]
         noise = npr.integers(0, 1 << 11, (tokens, size)) << 5
         self._beats(1, codes, noise | shift, 0 * shift)
 
