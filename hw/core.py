@@ -14,6 +14,7 @@ from tokenloom.hw.array.array_control import ArrayControl
 from tokenloom.hw.array.operand_buffer import OperandBuffer
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.array.row_lane import BLOCK_TAG, LANE_TAG, RowLane, Target
+from tokenloom.hw.array.wiring import connect_control, connect_operands
 from tokenloom.hw.attention.attention import Attention
 from tokenloom.hw.attention.head_gains import HeadGains
 from tokenloom.hw.attention.head_norm import GAIN_BITS
@@ -243,15 +244,12 @@ class Core(Block):
             self.will_take.eq(control.will_take),
             self.take.eq(control.take),
             self.array_busy.eq(control.computes),
-            array.take.eq(control.take),
             array.pow2.eq(self.pow2),
             array.codes.eq(self.codes),
             array.scale.eq(self.scale),
             array.minimum.eq(self.minimum),
         ]
-        for name in ("stage", "first", "bank", "slot", "read_bank", "read_slot", "load", "step",
-                     "select"):  # fmt: skip
-            m.d.comb += getattr(array, name).eq(getattr(control, name))
+        connect_control(m, control, array)
 
         # Attention.
         attention = Attention(
@@ -401,7 +399,6 @@ class Core(Block):
                 ]
 
             # Operands in and out.
-            x_width = len(control.x_addr) // r_count
             p_width = len(attention.p_addr) // r_count
             m.d.comb += [
                 buffer.we.eq(
@@ -421,14 +418,8 @@ class Core(Block):
                 buffer.p_hi.eq(attention.p_hi.word_select(r, 256)),
                 buffer.p_lo.eq(attention.p_lo.word_select(r, 256)),
                 buffer.p_sx.eq(attention.p_sx.word_select(r, 6)),
-                buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
-                buffer.read_values.eq(control.x_values[r]),
-                buffer.read_digit.eq(control.x_digit[r]),
-                buffer.read_mask.eq(control.x_mask.word_select(r, self._beat_blocks)),
-                array.x_codes.word_select(r, len(buffer.x_codes)).eq(buffer.x_codes),
-                array.x_shift.word_select(r, len(buffer.x_shift)).eq(buffer.x_shift),
-                array.x_sum.word_select(r, len(buffer.x_sum)).eq(buffer.x_sum),
             ]
+            connect_operands(m, control, buffer, array, row=r)
             lane_block = data.View(BLOCK_TAG, lane.block_tag)
             lane_tag = Signal(_TAG, name=f"block_tag{r}")
             m.d.comb += [

@@ -462,19 +462,13 @@ def pass_checksums(
     number : int
         The pass, from 0.
     """
-    recorder = _Recorder()
-    session = Golden(model, recorder).session()
-    ids = list(prompt)
-    for index, record in enumerate(chip.generate(prompt, new)):
-        session.prefill(ids[record.pos : record.pos + record.rows], every_logit=True)
+    for index, (record, traced) in enumerate(_side_by_side(chip, model, prompt, new, GREEDY)):
         if index == number:
-            taps, golden, device = _both(chip, model, record, recorder.arrays)
+            taps, golden, device = _both(chip, model, record, traced)
             return [
                 (op, checksum(golden[op.number]), checksum(device[op.number]))
                 for op in taps.operations
             ]
-        if record.token is not None:
-            ids.append(record.token)
     raise ValueError(f"the request has no pass {number}")
 
 
@@ -508,18 +502,26 @@ def first_difference(
     OperationDifference or None
         The first one, in the order of passes and of the program.
     """
+    for number, (record, traced) in enumerate(_side_by_side(chip, model, prompt, new, sampling)):
+        found = _compare(chip, model, record, number, traced)
+        if found is not None:
+            return found
+        update(number + 1)
+    return None
+
+
+def _side_by_side(
+    chip: ChipDevice, model: QuantModel, prompt: Sequence[int], new: int, sampling: Sampling
+) -> Iterator[tuple[PassRecord, dict[tuple[str, int], Array]]]:
+    """Every pass that the chip plays, and what the golden model computes in it."""
     recorder = _Recorder()
     session = Golden(model, recorder).session()
     ids = list(prompt)
-    for number, record in enumerate(chip.generate(prompt, new, sampling=sampling)):
+    for record in chip.generate(prompt, new, sampling=sampling):
         session.prefill(ids[record.pos : record.pos + record.rows], every_logit=True)
-        found = _compare(chip, model, record, number, recorder.arrays)
-        if found is not None:
-            return found
+        yield record, recorder.arrays
         if record.token is not None:
             ids.append(record.token)
-        update(number + 1)
-    return None
 
 
 def _both(

@@ -13,7 +13,7 @@ from tokenloom.hw.array.multiplier import Multiplier
 from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS
 from tokenloom.hw.verilog.block import Block, instance
 
-__all__ = ["Array", "group_of", "group_sizes"]
+__all__ = ["Array", "group_of"]
 
 # What every column needs, apart from its beat.
 _SHARED = (
@@ -200,9 +200,3 @@ class Array(Block):
 def group_of(unit: int, units: int, groups: int) -> int:
     """The group in which unit number `unit` of `units` lies: sizes differ by one at most."""
     return unit * groups // units
-
-
-def group_sizes(units: int, groups: int) -> list[int]:
-    """Units of each group."""
-    found = [group_of(unit, units, groups) for unit in range(units)]
-    return [found.count(group) for group in range(groups)]

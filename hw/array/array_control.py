@@ -415,7 +415,7 @@ class ArrayControl(Block):
             set_row("step", r, shown.run & (shown.attention | ends_word))
             index = shown.tile * self._c + Mux(shown.attention, shown.phase * self._w, shown.phase)
             is_keys = op.kind == Kind.KEYS
-            # Only of more columns than a block: the last tile of tokens can be cut short.
+            # The last tile of tokens may reach past the score buffer.
             tokens = BLOCK * self._token_blocks
             in_reach = index < tokens if tokens % self._c else Const(1, 1)
             set_row("out_index", r, index)

@@ -10,6 +10,7 @@ from tokenloom.hw.array.array_control import ArrayControl
 from tokenloom.hw.array.dot_element import X_SHIFT_BITS
 from tokenloom.hw.array.multiplier import Multiplier
 from tokenloom.hw.array.operand_buffer import CODE_BITS, OperandBuffer
+from tokenloom.hw.array.wiring import connect_control, connect_operands
 from tokenloom.hw.numbers.formats import BLOCK, SUM_BITS
 from tokenloom.hw.sequencer.isa import ARRAY_OP
 from tokenloom.hw.verilog.block import Block, instance
@@ -161,9 +162,7 @@ class MatrixUnit(Block):
             m.d.comb += getattr(control, name).eq(getattr(self, name))
         for name in _BEAT:
             m.d.comb += getattr(array, name).eq(getattr(self, name))
-        for name in ("take", "stage", "first", "bank", "slot", "read_bank", "read_slot", "load",
-                     "step", "select"):  # fmt: skip
-            m.d.comb += getattr(array, name).eq(getattr(control, name))
+        connect_control(m, control, array)
         for r in range(self._rows):
             buffer = OperandBuffer(**self._buffer)
             m.submodules[f"operands{r}"] = instance(buffer, en=slow)
@@ -178,16 +177,8 @@ class MatrixUnit(Block):
                 buffer.p_hi.eq(self.p_hi),
                 buffer.p_lo.eq(self.p_lo),
                 buffer.p_sx.eq(self.p_sx),
-                buffer.read_addr.eq(
-                    control.x_addr.word_select(r, len(control.x_addr) // self._rows)
-                ),
-                buffer.read_values.eq(control.x_values[r]),
-                buffer.read_digit.eq(control.x_digit[r]),
-                buffer.read_mask.eq(control.x_mask.word_select(r, self._beat_blocks)),
             ]
-            for name in ("x_codes", "x_shift", "x_sum"):
-                part = getattr(buffer, name)
-                m.d.comb += getattr(array, name).word_select(r, len(part)).eq(part)
+            connect_operands(m, control, buffer, array, row=r)
         m.d.comb += [
             self.step.eq(step),
             self.ready.eq(control.ready & step),

@@ -17,6 +17,7 @@ from tokenloom.hw.array.array_control import ArrayControl
 from tokenloom.hw.array.dot_element import X_SHIFT_BITS
 from tokenloom.hw.array.operand_buffer import OperandBuffer
 from tokenloom.hw.array.row_lane import BLOCK_TAG
+from tokenloom.hw.array.wiring import connect_control, connect_operands
 from tokenloom.hw.attention.attention import Attention
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK
@@ -295,7 +296,6 @@ class SystolicAttention(Block):
             control.key_blocks.eq(key_blocks),
             self.will_take.eq(control.will_take),
             self.take.eq(control.take),
-            array.take.eq(control.take),
             array.pow2.eq(1),
             array.codes.eq(self.codes),
             array.scale.eq(
@@ -331,13 +331,11 @@ class SystolicAttention(Block):
             self.block_last.eq(attention.block_valid & tag.last),
             self.saturated.eq(attention.saturated),
         ]
-        for name in ("stage", "first", "bank", "slot", "read_bank", "read_slot", "load", "step",
-                     "select"):  # fmt: skip
-            m.d.comb += getattr(array, name).eq(getattr(control, name))
+        connect_control(m, control, array)
         for name in ("out_valid", "out_index", "out_slot", "out_last", "out_op"):
             m.d.comb += getattr(attention, name).eq(getattr(control, name))
 
-        x_width, p_width = len(control.x_addr) // rows, len(attention.p_addr) // rows
+        p_width = len(attention.p_addr) // rows
         for r in range(rows):
             buffer = OperandBuffer(blocks=slots * self._head_blocks, p_blocks=1 << control.p_bits)
             m.submodules[f"operands{r}"] = instance(buffer, en=self.en)
@@ -351,12 +349,6 @@ class SystolicAttention(Block):
                 buffer.p_hi.eq(attention.p_hi.word_select(r, 8 * BLOCK)),
                 buffer.p_lo.eq(attention.p_lo.word_select(r, 8 * BLOCK)),
                 buffer.p_sx.eq(attention.p_sx.word_select(r, X_SHIFT_BITS)),
-                buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
-                buffer.read_values.eq(control.x_values[r]),
-                buffer.read_digit.eq(control.x_digit[r]),
-                buffer.read_mask.eq(control.x_mask[r]),
-                array.x_codes.word_select(r, len(buffer.x_codes)).eq(buffer.x_codes),
-                array.x_shift.word_select(r, len(buffer.x_shift)).eq(buffer.x_shift),
-                array.x_sum.word_select(r, len(buffer.x_sum)).eq(buffer.x_sum),
             ]
+            connect_operands(m, control, buffer, array, row=r)
         return m

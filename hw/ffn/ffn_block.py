@@ -13,6 +13,7 @@ from tokenloom.hw.array.collector import Collector
 from tokenloom.hw.array.drain_lane import DrainLane
 from tokenloom.hw.array.operand_buffer import OperandBuffer
 from tokenloom.hw.array.quantiser import Quantiser
+from tokenloom.hw.array.wiring import connect_control, connect_operands
 from tokenloom.hw.ffn.activation import Activation
 from tokenloom.hw.ffn.swiglu import Swiglu
 from tokenloom.hw.norm.residual import Residual
@@ -205,14 +206,11 @@ class FfnBlock(Block):
             enable.eq(~control.take | self.w_valid),
             self.w_ready.eq(control.take),
             control.rows_used.eq(self.rows_used),
-            array.take.eq(control.take),
             array.codes.eq(self.w_codes),
             array.scale.eq(self.w_scale),
             array.minimum.eq(self.w_minimum),
         ]
-        for name in ("stage", "first", "bank", "slot", "read_bank", "read_slot", "load", "step",
-                     "select"):  # fmt: skip
-            m.d.comb += getattr(array, name).eq(getattr(control, name))
+        connect_control(m, control, array)
 
         # Rows. At most one of them has a block in a cycle: each is a cycle behind the one before.
         hidden = data.View(_HIDDEN, quantiser.out_tag)
@@ -276,19 +274,14 @@ class FfnBlock(Block):
 
             # The operand buffer: x from outside, hidden blocks from the quantiser.
             writes = quantiser.out_valid & (hidden.row == r)
-            x_width = len(control.x_addr) // self._r
             m.d.comb += [
                 buffer.we.eq(writes | (self.x_valid & self.x_ready & (self.x_row == r))),
                 buffer.addr.eq(Mux(writes, hidden.addr, self.x_block)),
                 buffer.codes.eq(Mux(writes, quantiser.out_codes, self.x_codes)),
                 buffer.sx.eq(Mux(writes, quantiser.out_sx, self.x_sx)),
                 buffer.sum.eq(Mux(writes, quantiser.out_sum, self.x_sum)),
-                buffer.read_addr.eq(control.x_addr.word_select(r, x_width)),
-                buffer.read_mask.eq(control.x_mask[r]),
             ]
-            for name in ("x_codes", "x_shift", "x_sum"):
-                port = getattr(buffer, name)
-                m.d.comb += getattr(array, name).word_select(r, len(port)).eq(port)
+            connect_operands(m, control, buffer, array, row=r)
 
         last_row = (self.rows_used - 1)[: len(self.x_row)]
         read_row = Signal.like(self.read_row)

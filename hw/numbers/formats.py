@@ -30,7 +30,6 @@ __all__ = [
     "ACTIVATION_SHIFT_MAX",
     "BLOCK",
     "KV4_BITS",
-    "KV4_SHIFT_MAX",
     "KV_BITS",
     "KV_SHIFT_MAX",
     "PROB_CODE_MAX",
@@ -84,7 +83,6 @@ ACTIVATION_BITS = 9  # codes of activations, signed: the x side of the array
 SUM_BITS = ACTIVATION_BITS + 5  # sum of a block's activation codes, signed
 ACTIVATION_SHIFT_MAX = 32 - ACTIVATION_BITS  # largest stored shift of an activation block: 23
 KV_SHIFT_MAX = 32 - KV_BITS  # the same of a K or V block: 24
-KV4_SHIFT_MAX = 32 - KV4_BITS  # and of one of int4: 28
 FLOOR_MAX = 20  # largest exponent floor of an operation
 DRAIN_SHIFT_MAX = 63
 SCORE_FRAC = 11  # fraction bits of a base-2 logit
