@@ -48,7 +48,9 @@ def _digest(*parts: Iterable[str]) -> str:
 
 def _public(top: str, text: str) -> str:
     """Verilator's configuration that opens the ports of `top`, whose Verilog is `text`."""
-    ports = re.findall(r"^ *(?:input|output)\b[^;]*?(\w+) *;", text, re.M)
+    ports = re.findall(
+        r"^ *(?:input|output)\b(?: wire)?(?: *\[[^]]*\])? *(\w+) *[;,]?$", text, re.M
+    )
     lines = [f'public_flat_rw -module "{top}" -var "{port}"' for port in ports]
     return "\n".join(["`verilator_config", *lines, ""])
 
