@@ -45,7 +45,8 @@ class Chip(Block):
     Members
     -------
     cfg_we, cfg_sel, cfg_addr, cfg_data : In, configuration writes (`registers.Select`), while idle
-    req_*, prompt_*, out_*, failed, refused_ids : the token loop, see `PassControl`
+    req_*, prompt_*, out_*, failed, refused_id (strobe), refused_ids : the token loop, see
+        `PassControl`
     fault : Out(1), while `failed` is high: the memory's errors were the reason; fault_channel,
         fault_addr, fault_write : Out, whose burst failed after every retry
     ar_*, r_*, aw_*, w_*, b_* : C AXI3 ports packed, in bursts of 512 bytes and 16 beats at most; a
@@ -93,6 +94,7 @@ class Chip(Block):
                 "out_last": Out(1),
                 "failed": Out(1),
                 "refused_ids": Out(32),
+                "refused_id": Out(1),
                 "fault": Out(1),
                 "fault_write": Out(1),
                 "fault_channel": Out(max(1, (c - 1).bit_length())),
@@ -219,6 +221,7 @@ class Chip(Block):
                      "restart", "rows_used", "pos", "sample", "refused_ids"):  # fmt: skip
             m.d.comb += getattr(self, name).eq(getattr(control, name))
         m.d.comb += [
+            self.refused_id.eq(control.refused),
             control.embedding_base.eq(registers.embedding_base),
             control.embedding_stride.eq(registers.embedding_stride),
             control.vocab.eq(registers.vocab),

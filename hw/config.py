@@ -561,6 +561,8 @@ class HardwareConfig:
         for key, what, number, limit, why in (
             ("maxima.positions", "", top.positions, TOKENS_MAX,
              "because a softmax's denominator has 35 bits"),
+            ("array.rows", "", self.array.rows, top.positions,
+             "because a pass's rows are tokens of one sequence (maxima.positions)"),
             ("maxima.layers", "", top.layers, field["layer"],
              "because that is how far an instruction's layer counts"),
             ("maxima.kv_heads", "", top.kv_heads, field["kv_head"] + 1,

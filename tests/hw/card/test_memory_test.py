@@ -23,6 +23,10 @@ class Faulty:
         self.cells = [{} for _ in range(CHANNELS)]
         self.damage, self.bad_reads, self.bad_writes = {}, set(), set()
         self.reads, self.acks = [], []
+        self.joined = {}  # channel -> the one whose memory it reaches
+
+    def cell(self, channel):
+        return self.cells[self.joined.get(channel, channel)]
 
     async def run(self):
         dut, word, random = self.dut, self.word, self.random
@@ -37,7 +41,7 @@ class Faulty:
             if self.reads and random.random() < 0.8:
                 beat = self.reads.pop(0)
                 channel, place, last = beat
-                value = self.cells[channel].get(place, 0)
+                value = self.cell(channel).get(place, 0)
                 dut.r_data.value, dut.r_last.value = value, last
                 dut.r_resp.value = 2 if (channel, place) in self.bad_reads else 0
             dut.r_valid.value = beat is not None
@@ -58,8 +62,8 @@ class Faulty:
                 data = int(dut.w_data.value)
             if address is not None and data is not None:
                 channel, place = address
-                assert place not in self.cells[channel], "written twice"
-                self.cells[channel][place] = data ^ self.damage.get(address, 0)
+                assert self.joined or place not in self.cell(channel), "written twice"
+                self.cell(channel)[place] = data ^ self.damage.get(address, 0)
                 self.acks.append(address)
                 address = data = None
             await FallingEdge(dut.clk)
@@ -129,6 +133,18 @@ async def bad_places(dut):
         assert await test_once(dut, memory, 0, SIZE, seed) == (Finding.WRITE_ERROR, channel, place)
         memory.bad_writes = set()
     assert await test_once(dut, memory, 0, SIZE, 1) is None
+
+
+@cocotb.test()
+async def two_channels_on_one_memory(dut):
+    given, random, _ = configured()
+    await begin(dut, INPUTS)
+    memory = Faulty(dut, random, given["port_bits"] // 8)
+    cocotb.start_soon(memory.run())
+    for channel, other in ((0, 1), (0, 2), (2, 1)):
+        memory.joined = {channel: other}
+        found = await test_once(dut, memory, 5, 40, random.getrandbits(32))
+        assert found == (Finding.BITS, min(channel, other), 5)
 
 
 @pytest.mark.parametrize("port_bits", [256, 512])
