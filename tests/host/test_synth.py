@@ -1,12 +1,14 @@
 """The vendor project: what is in it, that its parts agree, and what its Tcl does."""
 
 import dataclasses
+import fnmatch
 import json
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -15,14 +17,14 @@ import pytest
 from tests.host.vendor_tcl import needs_tclsh, run_tcl
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.commands.synth import synth, told
-from tokenloom.host.synth.constraints import synchronisers
+from tokenloom.host.synth.constraints import board_lpf, clock_xdc, crossings_xdc, synchronisers
 from tokenloom.host.synth.fit import Fit, available, check_fit, derived_memories, fit
 from tokenloom.host.synth.netlist import instance_paths, instances, ports
 from tokenloom.host.synth.placement import _die_of_column
 from tokenloom.host.synth.project import TOP, project_files
 from tokenloom.host.synth.resources import Estimate, Resources
 from tokenloom.hw.card.identity import Identity
-from tokenloom.hw.card.kernel import CROSSINGS, axi_ports
+from tokenloom.hw.card.kernel import CROSSINGS, Crossing, axi_ports
 from tokenloom.hw.card.kernel_map import BASES, bus, kernel_registers
 from tokenloom.hw.card.register_map import by_name
 from tokenloom.hw.config import load
@@ -163,6 +165,37 @@ def test_every_crossing_has_a_constraint_and_every_constraint_a_crossing(project
     for name, text in texts.items():
         pins = set(re.findall(r"\.clk\((\S+?)\)", text))
         assert pins <= {"ap_clk" if name == TOP else "clk"}, name
+
+
+def test_constraints_of_any_chip_are_files_that_are_installed():
+    root = Path(__file__).resolve().parents[2]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["tokenloom.constraints"]
+    names = {path.name for path in (root / "constraints").iterdir() if path.is_file()}
+    for name in names - {"__init__.py", "README.md"}:
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
+        assert f"`{name}`" in (root / "constraints" / "README.md").read_text()
+    assert clock_xdc(4).endswith("create_clock -name ap_clk -period 4.000 [get_ports ap_clk]\n")
+    two = [Crossing(register=f"part/stage{n}", source=f"pin{n}", why="why") for n in range(2)]
+    xdc = crossings_xdc(two)
+    assert "@" not in xdc and xdc.count("Every asynchronous crossing") == 1
+    assert xdc.endswith(
+        "# pin1: why.\nset_false_path -to [get_pins {part/stage1_reg/D}]\n"
+    )  # fmt: skip
+
+
+def test_pins_of_the_ulx3s():
+    """Every pin has a site of its own and an electrical standard."""
+    text = board_lpf("ulx3s")
+    sites = re.findall(r'^LOCATE COMP "(\S+)" SITE "([A-Z]+\d+)";$', text, re.M)
+    kinds = re.findall(
+        r'^IOBUF PORT "(\S+)" PULLMODE=\w+ IO_TYPE=LVCMOS33( DRIVE=\d+)?;$', text, re.M
+    )
+    assert [name for name, _ in sites] == [name for name, _ in kinds]
+    assert len({site for _, site in sites}) == len(sites) == 12
+    assert re.findall(r"^FREQUENCY .*", text, re.M) == ['FREQUENCY PORT "clk_25mhz" 25 MHZ;']
+    with pytest.raises(TokenloomError, match="'u280' has no pins.*there are ulx3s"):
+        board_lpf("u280")
 
 
 @pytest.mark.parametrize("board", BOARDS)
