@@ -29,8 +29,9 @@ _SAVED = Path(__file__).with_name("estimates.json")
 _COMMAND = "python scripts/estimate_resources.py"
 _LABELS = {"luts": "LUTs", "flip_flops": "flip-flops", "dsps": "DSPs",
            "block_rams": "block RAMs (36 kbit)", "ultra_rams": "UltraRAMs"}  # fmt: skip
-# A memory as synth_xilinx maps it: up to so many words in LUTs; from so many on in UltraRAM.
-_LUT_WORDS, _URAM_WORDS, _URAM_BITS = 64, 4096, 72
+# A memory as synth_xilinx maps it: up to so many words in LUTs; in UltraRAM where that costs less,
+# which it counts as so many block RAMs.
+_LUT_WORDS, _URAM_WORDS, _URAM_BITS, _URAM_COST = 64, 4096, 72, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +66,13 @@ def derived_memories(text: str) -> Resources:
     """Block and UltraRAM that the memories declared in a text take, *derived* from their sizes."""
     block, ultra = 0.0, 0
     for words, bits in memories(text):
-        if words >= _URAM_WORDS and bits >= _URAM_BITS:
-            ultra += -(-words // _URAM_WORDS) * -(-bits // _URAM_BITS)
-        elif words > _LUT_WORDS:
-            block += _block_rams(words, bits)
+        if words <= _LUT_WORDS:
+            continue
+        blocks, ultras = _block_rams(words, bits), -(-words // _URAM_WORDS) * -(-bits // _URAM_BITS)
+        if ultras * _URAM_COST < blocks:
+            ultra += ultras
+        else:
+            block += blocks
     return Resources(block_rams=block, ultra_rams=ultra)
 
 

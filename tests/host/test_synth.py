@@ -472,6 +472,10 @@ def test_derived_memories():
         return f"module m(clk);\n  reg [{bits - 1}:0] mem [{words - 1}:0];\nendmodule\n"
 
     assert derived_memories(text(4096, 512)) == Resources(ultra_rams=8)
+    assert derived_memories(text(4095, 512)) == Resources(ultra_rams=8)
+    assert derived_memories(text(8160, 256)) == Resources(ultra_rams=8)
+    assert derived_memories(text(4096, 72)) == Resources(ultra_rams=1)
+    assert derived_memories(text(1024, 518)) == Resources(block_rams=15)
     assert derived_memories(text(512, 72)) == Resources(block_rams=1)
     assert derived_memories(text(512, 36)) == Resources(block_rams=0.5)
     assert derived_memories(text(1024, 36)) == Resources(block_rams=1)
