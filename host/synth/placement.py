@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from tokenloom.host.synth.netlist import all_children, instance_paths, instances
-from tokenloom.host.synth.resources import Estimate, Resources
 
-__all__ = ["MEMORY_SIDE", "SPREAD", "die_totals", "placement"]
+__all__ = ["MEMORY_SIDE", "SPREAD", "die_instances", "placement"]
 
 SPREAD = ("channel", "column")
 """Blocks of which a chip has one per memory channel: what holds them is no piece itself."""
@@ -69,28 +69,19 @@ def _natural(path: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path)]
 
 
-def die_totals(
-    texts: Mapping[str, str],
-    top: str,
-    pieces: Mapping[int, Iterable[str]],
-    estimates: Mapping[str, Estimate],
-) -> dict[int, Resources]:
-    """Die -> what its pieces take. Cells of what holds the pieces are not fenced; they count where
-    the core is.
+def die_instances(
+    texts: Mapping[str, str], top: str, pieces: Mapping[int, Iterable[str]]
+) -> dict[int, Counter[str]]:
+    """Die -> block -> its instances there. What holds the pieces is not fenced; it counts where the
+    core is.
     """
     paths = instance_paths(texts, top)
     below = all_children(texts)
-    whole: dict[str, Resources] = {}
-    for name in texts:
-        whole[name] = Resources()
-        for part, count in instances(texts, name, below).items():
-            whole[name] += estimates[part].resources * count
-    found: dict[int, Resources] = {}
+    found: dict[int, Counter[str]] = {}
     for die, placed in pieces.items():
-        found[die] = Resources()
-        for path in placed:
-            found[die] += whole[paths[path]]
-    found[1] += estimates[top].resources
-    for path in _containers(paths) - {""}:
-        found[1] += estimates[paths[path]].resources
+        found[die] = Counter()
+        for kind, times in Counter(paths[path] for path in placed).items():
+            for part, count in instances(texts, kind, below).items():
+                found[die][part] += count * times
+    found[1] += Counter(paths.get(path, top) for path in _containers(paths))
     return found

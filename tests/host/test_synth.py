@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -453,6 +454,7 @@ def test_each_resource_can_break_a_chip():
                 used=need,
                 left=left,
                 dies={},
+                die_blocks={},
                 older=(),
                 unknown=(),
                 blocks={
@@ -465,6 +467,22 @@ def test_each_resource_can_break_a_chip():
             else:
                 with pytest.raises(TokenloomError, match="block large takes most"):
                     check_fit(found, hardware)
+
+
+def test_a_die_can_break_a_chip_that_fits_its_card(project):
+    """Each die's blocks add up to the chip's; a die's own share counts."""
+    out, _ = project()
+    hardware, texts = load("u280", SMALL), verilog(out)
+    found = fit(texts, TOP, hardware)
+    assert sum(found.die_blocks.values(), Counter()) == instances(texts, TOP)
+    for used, left in found.dies.values():
+        assert used.luts <= left.luts
+    check_fit(found, hardware)
+    used, left = found.dies[0]
+    small = dataclasses.replace(left, luts=used.luts / 2)
+    found = dataclasses.replace(found, dies=found.dies | {0: (used, small)})
+    with pytest.raises(TokenloomError, match="SLR0 of .*LUTs.*block tape_reader takes most"):
+        check_fit(found, hardware)
 
 
 def test_derived_memories():
