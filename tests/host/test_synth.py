@@ -21,9 +21,10 @@ from tokenloom.host.commands.synth import synth, told
 from tokenloom.host.synth.constraints import board_lpf, clock_xdc, crossings_xdc, synchronisers
 from tokenloom.host.synth.fit import Fit, available, check_fit, derived_memories, fit
 from tokenloom.host.synth.netlist import instance_paths, instances, ports
-from tokenloom.host.synth.placement import _die_of_column
+from tokenloom.host.synth.placement import _die_of_channel, _die_of_column
 from tokenloom.host.synth.project import TOP, project_files
 from tokenloom.host.synth.resources import Estimate, Resources
+from tokenloom.hw.array.array import group_of
 from tokenloom.hw.card.identity import Identity
 from tokenloom.hw.card.kernel import CROSSINGS, Crossing, axi_ports
 from tokenloom.hw.card.kernel_map import BASES, bus, kernel_registers
@@ -517,11 +518,16 @@ def test_cells():
         Resources.of_cells({"RAM999X": 1})
 
 
-def test_columns_fill_the_dies():
-    """Fewer of them beside the core; with two dies all of them."""
+def test_columns_and_channels_fill_the_dies():
+    """Fewer columns beside the core, but the array's first group; with two dies all of them."""
     dies = [_die_of_column(n, 32, 3) for n in range(32)]
     assert dies == [1] * 15 + [2] * 17
+    for columns in (16, 32):
+        for n in range(columns):
+            assert group_of(n, columns, 3) > 0 or _die_of_column(n, columns, 3) == 1
     assert {_die_of_column(n, 32, 2) for n in range(32)} == {1}
+    assert [_die_of_channel(n, 32) for n in range(32)] == [0] * 24 + [1] * 8
+    assert [_die_of_channel(n, 2) for n in range(2)] == [0, 0]
 
 
 def test_project_is_the_same_each_time(project, one_chip):
