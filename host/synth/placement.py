@@ -8,13 +8,16 @@ from collections.abc import Iterable, Mapping
 
 from tokenloom.host.synth.netlist import all_children, instance_paths, instances
 
-__all__ = ["MEMORY_SIDE", "SPREAD", "die_instances", "placement"]
+__all__ = ["FAR", "MEMORY_SIDE", "SPREAD", "die_instances", "placement"]
 
 SPREAD = ("channel", "column")
 """Blocks of which a chip has one per memory channel: what holds them is no piece itself."""
 
 MEMORY_SIDE = ("address_base",)
 """Blocks that belong beside the memory's ports, with most channels."""
+
+FAR = ("attention", "sampler")
+"""Blocks of the core for which its own die has no room."""
 
 _NUMBER = re.compile(r"\d+$")
 # Channels beside the memory's ports, of so many. All would need 241,280 of the 226,931 LUTs that a
@@ -41,7 +44,8 @@ def placement(texts: Mapping[str, str], top: str, dies: int) -> dict[int, list[s
     """Die -> instances, by their paths below `top`; nothing lies inside another piece.
 
     Most channels are in die 0, where the memory's ports are, which leaves no room there for more.
-    Die 1 has the rest, with fewer of the array's columns than the dies above it.
+    Die 1 has the rest, with fewer of the array's columns than the dies above it; the last die also
+    has the core's largest parts.
     """
     if dies == 1:
         return {}
@@ -61,7 +65,7 @@ def placement(texts: Mapping[str, str], top: str, dies: int) -> dict[int, list[s
         elif kind == "column" and number is not None:
             die = _die_of_column(int(number[0]), count[kind], dies)
         else:
-            die = 0 if kind in MEMORY_SIDE else 1
+            die = 0 if kind in MEMORY_SIDE else dies - 1 if kind in FAR else 1
         found[die].append(path)
     return {die: sorted(pieces, key=_natural) for die, pieces in found.items()}
 
