@@ -34,19 +34,26 @@ def table(hardware: HardwareConfig, texts: dict[str, str]) -> str:
     """Markdown: each block, the whole against the card, and each die."""
     found = fit(texts, TOP, hardware)
     head = " | ".join(_NAMES.values())
+    array, dies = hardware.array, "".join(f" | in SLR{die}" for die in found.die_blocks)
     lines = [
         f"## `{hardware.name}`",
         "",
-        f"| block | instances | {head} | logic depth |",
-        "|---|---|" + "---|" * (len(_NAMES) + 1),
+        f"{array.columns} columns x {array.lanes} lanes x {array.rows} rows: {array.macs:,} "
+        f"products of int8 per cycle, one memory channel per column.",
+        "",
+        f"| block | instances{dies} | {head} | logic depth |",
+        "|---|---|" + "---|" * (len(found.die_blocks) + len(_NAMES) + 1),
     ]
     for name, (count, one) in found.blocks.items():
         figures = " | ".join(f"{getattr(one.resources, key):,.10g}" for key in _NAMES)
         old = "*" if name in found.older else ""
-        lines.append(f"| `{name}`{old} | {count} | {figures} | {one.depth} |")
+        if name in found.unknown:
+            old = "?"
+        there = "".join(f" | {inside[name] or ''}" for inside in found.die_blocks.values())
+        lines.append(f"| `{name}`{old} | {count}{there} | {figures} | {one.depth} |")
     for label, resources in (("all", found.used), ("card after its shell", found.left)):
         figures = " | ".join(f"{getattr(resources, key):,.10g}" for key in _NAMES)
-        lines.append(f"| {label} | | {figures} | |")
+        lines.append(f"| {label} |{' |' * len(found.die_blocks)} | {figures} | |")
     lines += ["", f"| part | {head} |", "|---|" + "---|" * len(_NAMES)]
     for label, shares in (
         ("card", found.shares()),
@@ -60,7 +67,7 @@ def table(hardware: HardwareConfig, texts: dict[str, str]) -> str:
     ]
     if found.unknown:
         lines += [
-            "Not estimated, only their memories counted: " + ", ".join(found.unknown) + ".",
+            "? Not estimated, only their memories counted: " + ", ".join(found.unknown) + ".",
             "",
         ]
     if found.older:

@@ -31,6 +31,7 @@ for _group in (
     "array",
     "ring",
     "blocks_norm_ffn",
+    "resources",
     "generate",
 ):
     import_module(f"tokenloom.host.bench.{_group}")

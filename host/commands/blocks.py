@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tokenloom.host import progress
 from tokenloom.host.commands.generate_block import documents
 from tokenloom.host.jsonfile import write_text
+from tokenloom.host.synth.block_figures import saved_figures, section
 from tokenloom.hw.catalog.catalog import block_specs
+from tokenloom.hw.catalog.spec import BlockSpec
 
-__all__ = ["listing", "write_pages"]
+__all__ = ["listing", "summary", "write_pages"]
 
 _INDEX = """# Blocks
 
@@ -41,8 +44,48 @@ def write_pages(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in specs:
         with progress.step(name):
-            for file, text in documents(name).items():
+            for file, text in documents(name, resources=section(specs[name])).items():
                 if not file.endswith(".json"):
                     write_text(folder / file, text)
     rows = [f"| [{spec.title}]({name}.md) | {spec.summary} |" for name, spec in specs.items()]
-    write_text(folder / "README.md", _INDEX + "\n".join(rows) + "\n")
+    text = _INDEX + "\n".join(rows) + "\n\n" + "\n".join(summary(specs)) + "\n"
+    write_text(folder / "README.md", text)
+
+
+def summary(specs: Mapping[str, BlockSpec]) -> list[str]:
+    """Markdown: what the small instances take, and the cycles for which the field has a figure."""
+    lines = [
+        "## Resources",
+        "",
+        "Of the small instances that each page names. LUT to depth: *Yosys estimate* for "
+        "UltraScale+; MHz: *place and route* on an ECP5-85K.",
+        "",
+        "| block | LUT | FF | DSP48E2 | RAMB36 | URAM288 | depth | MHz |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, spec in specs.items():
+        found = saved_figures(name)
+        cells = ["-"] * 7
+        if found is not None and found.estimate is not None:
+            has = found.estimate.resources
+            figures = (has.luts, has.flip_flops, has.dsps, has.block_rams, has.ultra_rams)
+            cells[:6] = [f"{value:,.10g}" for value in (*figures, found.estimate.depth)]
+        if found is not None and found.placed is not None:
+            cells[6] = f"{found.placed.mhz:.10g}"
+        lines.append(f"| [{spec.title}]({name}.md) | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## Cycles that the field quotes",
+        "",
+        "*Derived* from the blocks' own constants with the default parameters, as on the pages.",
+        "",
+        "| block | what | cycles | the field quotes |",
+        "|---|---|---|---|",
+    ]
+    for name, spec in specs.items():
+        for one in spec.timing(**spec.arguments()):
+            if one.quoted and one.cycles is not None:
+                lines.append(
+                    f"| [{spec.title}]({name}.md) | {one.what} | {one.cycles:,} | {one.quoted} |"
+                )
+    return lines

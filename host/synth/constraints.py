@@ -1,14 +1,21 @@
-"""The project's constraint files, made from the kernel's tables and its hierarchy."""
+"""The project's constraint files: the rules in `constraints/`, filled from the kernel's tables, and
+the placement, made from its hierarchy.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 
+from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.synth.netlist import instance_paths
 from tokenloom.hw.card.kernel import CROSSINGS, RESET_STAGES, Crossing
 
-__all__ = ["clock_xdc", "crossings_xdc", "hook_tcl", "placement_xdc", "synchronisers"]
+__all__ = ["board_lpf", "clock_xdc", "crossings_xdc", "hook_tcl", "placement_xdc", "synchronisers"]
+
+_FOLDER = "tokenloom.constraints"
+_PLACE = re.compile(r"@(\w+)@")
 
 _ASYNC = re.compile(r'^  \(\* ASYNC_REG = "TRUE" \*\)\n  reg (\S+)', re.MULTILINE)
 _CLOCKED = re.compile(r"^    (\S+) <= (\S+);$", re.MULTILINE)
@@ -26,25 +33,46 @@ def synchronisers(texts: Mapping[str, str], top: str) -> set[str]:
     return found
 
 
+def _rules(name: str) -> str:
+    return files(_FOLDER).joinpath(name).read_text(encoding="utf-8")
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    return _PLACE.sub(lambda place: values[place[1]], text)
+
+
 def clock_xdc(period_ns: float) -> str:
     """The clock, for the kernel alone; in a platform the platform brings it."""
-    return (
-        "# Only for the kernel alone (out of context): in a platform v++ makes the clock.\n"
-        f"create_clock -name ap_clk -period {period_ns:.3f} [get_ports ap_clk]\n"
-    )
+    return _filled(_rules("clock.xdc"), {"period_ns": f"{period_ns:.3f}"})
 
 
 def crossings_xdc(crossings: Iterable[Crossing] = CROSSINGS) -> str:
     """A constraint for every asynchronous crossing; nothing else is excused from timing."""
-    lines = [
-        "# Every asynchronous crossing of the kernel; its synchroniser carries ASYNC_REG.",
-    ]
-    for crossing in crossings:
-        lines += [
-            f"# {crossing.source}: {crossing.why}.",
-            f"set_false_path -to [get_pins {{{crossing.register}_reg/D}}]",
-        ]
-    return "\n".join(lines) + "\n"
+    lines = _rules("crossings.xdc").splitlines(keepends=True)
+    rule = "".join(line for line in lines if _PLACE.search(line))
+    fixed = "".join(line for line in lines if not _PLACE.search(line))
+    return fixed + "".join(_filled(rule, vars(crossing)) for crossing in crossings)
+
+
+def board_lpf(board: str) -> str:
+    """Pins and clock of a board with an ECP5, for nextpnr.
+
+    Raises
+    ------
+    TokenloomError
+        When there are none of that board.
+    """
+    try:
+        return _rules(f"{board}.lpf")
+    except FileNotFoundError:
+        there = sorted(
+            entry.name.removesuffix(".lpf")
+            for entry in files(_FOLDER).iterdir()
+            if entry.name.endswith(".lpf")
+        )
+        raise TokenloomError(
+            f"board '{board}' has no pins in constraints/; there are {', '.join(there)}"
+        ) from None
 
 
 def placement_xdc(pieces: Mapping[int, Iterable[str]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.sim.toolchain import build_root
 from tokenloom.sim.yosys import run_tool, yosys
 
-__all__ = ["Placed", "place_and_route"]
+__all__ = ["Placed", "place_and_route", "placed_key"]
 
 _SYNTH = "read_verilog {files}; synth_ecp5 -abc9 -noflatten -top {top} -json net.json"
 _ROUTE = "--85k --package CABGA381 --speed 6 --out-of-context --seed {seed} --freq {goal}".split()
@@ -40,6 +41,12 @@ class Placed:
     block_rams: int
 
 
+def placed_key(texts: Mapping[str, str], *, seed: int = 1) -> str:
+    """What `place_and_route` depends on."""
+    key = "\0".join([*map(str, sorted(texts.items())), _SYNTH, *_ROUTE, str(seed), str(_GOAL)])
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
 def place_and_route(block: Block, *, seed: int = 1) -> Placed:
     """Place and route `block` with all below it, out of context; made once per text and seed.
 
@@ -49,8 +56,7 @@ def place_and_route(block: Block, *, seed: int = 1) -> Placed:
         When a tool is missing or fails, or no path has a register at both ends.
     """
     texts = emit(block)
-    key = "\0".join([*map(str, sorted(texts.items())), _SYNTH, *_ROUTE, str(seed), str(_GOAL)])
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    digest = placed_key(texts, seed=seed)
     saved = build_root() / "resources" / f"ecp5-{block.module_name}-{digest}.json"
     if saved.exists():
         return Placed(**json.loads(saved.read_text()))

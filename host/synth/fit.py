@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.synth.netlist import instances, memories
-from tokenloom.host.synth.placement import die_totals, placement
+from tokenloom.host.synth.placement import die_instances, placement
 from tokenloom.host.synth.resources import (
     Estimate,
     Resources,
@@ -29,8 +30,9 @@ _SAVED = Path(__file__).with_name("estimates.json")
 _COMMAND = "python scripts/estimate_resources.py"
 _LABELS = {"luts": "LUTs", "flip_flops": "flip-flops", "dsps": "DSPs",
            "block_rams": "block RAMs (36 kbit)", "ultra_rams": "UltraRAMs"}  # fmt: skip
-# A memory as synth_xilinx maps it: up to so many words in LUTs; from so many on in UltraRAM.
-_LUT_WORDS, _URAM_WORDS, _URAM_BITS = 64, 4096, 72
+# A memory as synth_xilinx maps it: up to so many words in LUTs; in UltraRAM where that costs less,
+# which it counts as so many block RAMs.
+_LUT_WORDS, _URAM_WORDS, _URAM_BITS, _URAM_COST = 64, 4096, 72, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +67,13 @@ def derived_memories(text: str) -> Resources:
     """Block and UltraRAM that the memories declared in a text take, *derived* from their sizes."""
     block, ultra = 0.0, 0
     for words, bits in memories(text):
-        if words >= _URAM_WORDS and bits >= _URAM_BITS:
-            ultra += -(-words // _URAM_WORDS) * -(-bits // _URAM_BITS)
-        elif words > _LUT_WORDS:
-            block += _block_rams(words, bits)
+        if words <= _LUT_WORDS:
+            continue
+        blocks, ultras = _block_rams(words, bits), -(-words // _URAM_WORDS) * -(-bits // _URAM_BITS)
+        if ultras * _URAM_COST < blocks:
+            ultra += ultras
+        else:
+            block += blocks
     return Resources(block_rams=block, ultra_rams=ultra)
 
 
@@ -171,6 +176,8 @@ class Fit:
         Die -> (what it holds, what it has); empty when there is only one.
     blocks : dict
         Block -> (instances, estimate of one).
+    die_blocks : dict
+        Die -> block -> instances there.
     older, unknown : tuple of str
         As in `Known`.
     """
@@ -179,6 +186,7 @@ class Fit:
     left: Resources
     dies: dict[int, tuple[Resources, Resources]]
     blocks: dict[str, tuple[int, Estimate]]
+    die_blocks: dict[int, Counter[str]]
     older: tuple[str, ...]
     unknown: tuple[str, ...]
 
@@ -233,40 +241,58 @@ def fit(
         dsps = element.resources.dsps + hardware.array.lanes * (dsps_per_product - 1)
         estimates["dot_element"] = replace(element, resources=replace(element.resources, dsps=dsps))
     counts = instances(texts, top)
-    used = Resources()
-    for name, count in counts.items():
-        used += estimates[name].resources * count
     pieces = placement(texts, top, hardware.board.resources.slrs)
-    totals = die_totals(texts, top, pieces, estimates) if pieces else {}
+    there = die_instances(texts, top, pieces) if pieces else {}
     return Fit(
-        used=used,
+        used=_total(counts, estimates),
         left=available(hardware),
-        dies={die: (total, _die(hardware, die)) for die, total in totals.items()},
+        dies={die: (_total(inside, estimates), _die(hardware, die))
+              for die, inside in there.items()},
+        die_blocks=there,
         blocks={name: (count, estimates[name]) for name, count in sorted(counts.items())},
         older=known.older,
         unknown=known.unknown,
-    )
+    )  # fmt: skip
+
+
+def _total(counts: Mapping[str, int], estimates: Mapping[str, Estimate]) -> Resources:
+    total = Resources()
+    for name, count in counts.items():
+        total += estimates[name].resources * count
+    return total
 
 
 def check_fit(found: Fit, hardware: HardwareConfig) -> None:
-    """Refuse a chip that is larger than its card.
+    """Refuse a chip that is larger than its card, or than a die by the placement.
 
     Raises
     ------
     TokenloomError
         With the resource that runs out and the block that takes most of it.
     """
-    for name, share in found.shares().items():
+    name = hardware.board.name
+    counts = {block: count for block, (count, _) in found.blocks.items()}
+    _check(found, hardware.name, name, counts, found.used, found.left)
+    for die, (used, left) in found.dies.items():
+        _check(found, hardware.name, f"SLR{die} of {name}", found.die_blocks[die], used, left)
+
+
+def _check(
+    found: Fit, chip: str, place: str, counts: Mapping[str, int], used: Resources, left: Resources
+) -> None:
+    for resource, share in _shares(used, left).items():
         if share <= 1:
             continue
-        block, (count, one) = max(
-            found.blocks.items(), key=lambda item: item[1][0] * getattr(item[1][1].resources, name)
-        )
-        each = getattr(one.resources, name)
+
+        def each(block: str, resource: str = resource) -> float:
+            taken: float = getattr(found.blocks[block][1].resources, resource)
+            return taken
+
+        block = max(counts, key=lambda block: counts[block] * each(block))
         raise TokenloomError(
-            f"{hardware.name} does not fit {hardware.board.name}: it takes "
-            f"{getattr(found.used, name):,.0f} {_LABELS[name]} (Yosys estimate), and "
-            f"{getattr(found.left, name):,.0f} are there after the shell; block {block} takes most "
-            f"of them: {count} times {each:,.0f}. Allowed is a smaller array, fewer rows, or "
-            "smaller maxima and buffers"
+            f"{chip} does not fit {place}: it takes {getattr(used, resource):,.0f} "
+            f"{_LABELS[resource]} (Yosys estimate), and {getattr(left, resource):,.0f} are there "
+            f"after the shell; block {block} takes most of them: {counts[block]} times "
+            f"{each(block):,.0f}. Allowed is a smaller array, fewer rows, or smaller maxima and "
+            "buffers"
         )

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ __all__ = [
     "Estimate",
     "Resources",
     "estimate_block",
+    "estimate_whole",
     "made_estimate",
     "saved_key",
+    "whole_key",
 ]
 
 # LUTs of which a memory or shift register made of LUTs consists; single LUTs count one.
@@ -154,21 +156,47 @@ def estimate_block(texts: Mapping[str, str], name: str) -> Estimate:
     if (made := made_estimate(texts, name)) is not None:
         return made
     below = sorted(children(texts, name))
+    files = {name: texts[name], **{child: blackbox(texts[child]) for child in below}}
+    found = _synthesised(files, name, below)
+    write_json(saved, found.to_dict())
+    return found
+
+
+def whole_key(texts: Mapping[str, str]) -> str:
+    """What `estimate_whole` depends on."""
+    content = "\0".join([*map(str, sorted(texts.items())), _SCRIPT])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def estimate_whole(texts: Mapping[str, str], top: str) -> Estimate:
+    """Synthesise a block together with all below it, as one; made once per texts.
+
+    Raises
+    ------
+    TokenloomError
+        When Yosys is missing or fails.
+    """
+    saved = build_root() / "resources" / f"whole-{top}-{whole_key(texts)}.json"
+    if saved.exists():
+        return Estimate.from_dict(json.loads(saved.read_text()))
+    found = _synthesised(texts, top, ())
+    write_json(saved, found.to_dict())
+    return found
+
+
+def _synthesised(files: Mapping[str, str], top: str, below: Sequence[str]) -> Estimate:
     with tempfile.TemporaryDirectory(prefix="tokenloom-") as folder:
-        files = {name: texts[name], **{child: blackbox(texts[child]) for child in below}}
         for module, text in files.items():
             Path(folder, f"{module}.v").write_text(text)
         script = _SCRIPT.format(
             files=" ".join(f"{module}.v" for module in files),
-            top=name,
+            top=top,
             below=" ".join(f"t:{child}" for child in below),
         )
         yosys(script, Path(folder))
         cells = json.loads(Path(folder, "stat.json").read_text())["design"]["num_cells_by_type"]
         lengths = _LENGTH.findall(Path(folder, "depth.txt").read_text())
-    found = Estimate(
+    return Estimate(
         resources=Resources.of_cells({k: v for k, v in cells.items() if k not in below}),
         depth=max(map(int, lengths), default=0),
     )
-    write_json(saved, found.to_dict())
-    return found

@@ -121,4 +121,5 @@ SPEC = BlockSpec(
     stimulus=_stimulus,
     signals=("step", "we", "issue", "ready", "take", "out_valid", "out_index", "out_last", "acc"),
     cycles=48,
+    small=("columns=2", "lanes=8", "rows=1", "operand_blocks=8"),
 )

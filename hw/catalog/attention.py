@@ -98,4 +98,5 @@ SPEC = BlockSpec(
     stimulus=_stimulus,
     signals=("start", "ready", "take", "block_valid", "block_row", "block_index", "block_last"),
     cycles=80,
+    small=("columns=2", "rows=1", "drain=2", "slots=1", "tokens_max=64", "head_max=32"),
 )

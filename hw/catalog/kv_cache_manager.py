@@ -122,4 +122,5 @@ SPEC = BlockSpec(
         "copy_ready", "copy_old", "copy_new", "copy_tokens", "lookup_page", "lookup_found",
     ),
     cycles=48,
+    small=("slots=2", "pages=64", "positions=256"),
 )  # fmt: skip

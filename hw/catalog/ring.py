@@ -136,4 +136,5 @@ SPEC = BlockSpec(
         "error",
     ),  # fmt: skip
     cycles=_CYCLES,
+    small=("addr_bits=8", "window=32"),
 )

@@ -93,4 +93,5 @@ SPEC = BlockSpec(
     stimulus=_stimulus,
     signals=("cfg_we", "in_valid", "in_ready", "in_values", "out_valid", "out_ready", "out_last"),
     cycles=60,
+    small=("width=64", "norm_lanes=2"),
 )

@@ -117,4 +117,5 @@ SPEC = BlockSpec(
         "list_id", "list_log",
     ),
     cycles=66,
+    small=("candidates=8",),
 )  # fmt: skip

@@ -96,6 +96,9 @@ class BlockSpec:
         Ports that the wave shows.
     cycles : int
         Length of the wave.
+    small : tuple of str
+        Parameters (``key=value``) of an instance that open tools synthesise, place and route in
+        seconds: the one whose resources and clock the page shows.
     """
 
     name: str
@@ -109,6 +112,7 @@ class BlockSpec:
     stimulus: Callable[[Any, Any, dict[str, Any]], Any]
     signals: tuple[str, ...]
     cycles: int
+    small: tuple[str, ...] = ()
 
     def arguments(self, overrides: Sequence[str] = ()) -> dict[str, Any]:
         """The parameters: defaults, and what `overrides` (texts ``key=value``) say.

@@ -90,4 +90,5 @@ SPEC = BlockSpec(
     stimulus=_stimulus,
     signals=("x_valid", "r_valid", "start_valid", "start_ready", "w_valid", "w_ready", "done"),
     cycles=124,
+    small=("width=32", "ffn=32", "columns=2", "norm_lanes=1"),
 )

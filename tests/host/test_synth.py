@@ -1,13 +1,16 @@
 """The vendor project: what is in it, that its parts agree, and what its Tcl does."""
 
 import dataclasses
+import fnmatch
 import json
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,14 +18,15 @@ import pytest
 from tests.host.vendor_tcl import needs_tclsh, run_tcl
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.commands.synth import synth, told
-from tokenloom.host.synth.constraints import synchronisers
+from tokenloom.host.synth.constraints import board_lpf, clock_xdc, crossings_xdc, synchronisers
 from tokenloom.host.synth.fit import Fit, available, check_fit, derived_memories, fit
 from tokenloom.host.synth.netlist import instance_paths, instances, ports
-from tokenloom.host.synth.placement import _die_of_column
+from tokenloom.host.synth.placement import _die_of_channel, _die_of_column
 from tokenloom.host.synth.project import TOP, project_files
 from tokenloom.host.synth.resources import Estimate, Resources
+from tokenloom.hw.array.array import group_of
 from tokenloom.hw.card.identity import Identity
-from tokenloom.hw.card.kernel import CROSSINGS, axi_ports
+from tokenloom.hw.card.kernel import CROSSINGS, Crossing, axi_ports
 from tokenloom.hw.card.kernel_map import BASES, bus, kernel_registers
 from tokenloom.hw.card.register_map import by_name
 from tokenloom.hw.config import load
@@ -163,6 +167,37 @@ def test_every_crossing_has_a_constraint_and_every_constraint_a_crossing(project
     for name, text in texts.items():
         pins = set(re.findall(r"\.clk\((\S+?)\)", text))
         assert pins <= {"ap_clk" if name == TOP else "clk"}, name
+
+
+def test_constraints_of_any_chip_are_files_that_are_installed():
+    root = Path(__file__).resolve().parents[2]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["tokenloom.constraints"]
+    names = {path.name for path in (root / "constraints").iterdir() if path.is_file()}
+    for name in names - {"__init__.py", "README.md"}:
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
+        assert f"`{name}`" in (root / "constraints" / "README.md").read_text()
+    assert clock_xdc(4).endswith("create_clock -name ap_clk -period 4.000 [get_ports ap_clk]\n")
+    two = [Crossing(register=f"part/stage{n}", source=f"pin{n}", why="why") for n in range(2)]
+    xdc = crossings_xdc(two)
+    assert "@" not in xdc and xdc.count("Every asynchronous crossing") == 1
+    assert xdc.endswith(
+        "# pin1: why.\nset_false_path -to [get_pins {part/stage1_reg/D}]\n"
+    )  # fmt: skip
+
+
+def test_pins_of_the_ulx3s():
+    """Every pin has a site of its own and an electrical standard."""
+    text = board_lpf("ulx3s")
+    sites = re.findall(r'^LOCATE COMP "(\S+)" SITE "([A-Z]+\d+)";$', text, re.M)
+    kinds = re.findall(
+        r'^IOBUF PORT "(\S+)" PULLMODE=\w+ IO_TYPE=LVCMOS33( DRIVE=\d+)?;$', text, re.M
+    )
+    assert [name for name, _ in sites] == [name for name, _ in kinds]
+    assert len({site for _, site in sites}) == len(sites) == 12
+    assert re.findall(r"^FREQUENCY .*", text, re.M) == ['FREQUENCY PORT "clk_25mhz" 25 MHZ;']
+    with pytest.raises(TokenloomError, match="'u280' has no pins.*there are ulx3s"):
+        board_lpf("u280")
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -420,6 +455,7 @@ def test_each_resource_can_break_a_chip():
                 used=need,
                 left=left,
                 dies={},
+                die_blocks={},
                 older=(),
                 unknown=(),
                 blocks={
@@ -434,11 +470,31 @@ def test_each_resource_can_break_a_chip():
                     check_fit(found, hardware)
 
 
+def test_a_die_can_break_a_chip_that_fits_its_card(project):
+    """Each die's blocks add up to the chip's; a die's own share counts."""
+    out, _ = project()
+    hardware, texts = load("u280", SMALL), verilog(out)
+    found = fit(texts, TOP, hardware)
+    assert sum(found.die_blocks.values(), Counter()) == instances(texts, TOP)
+    for used, left in found.dies.values():
+        assert used.luts <= left.luts
+    check_fit(found, hardware)
+    used, left = found.dies[0]
+    small = dataclasses.replace(left, luts=used.luts / 2)
+    found = dataclasses.replace(found, dies=found.dies | {0: (used, small)})
+    with pytest.raises(TokenloomError, match="SLR0 of .*LUTs.*block tape_reader takes most"):
+        check_fit(found, hardware)
+
+
 def test_derived_memories():
     def text(words, bits):
         return f"module m(clk);\n  reg [{bits - 1}:0] mem [{words - 1}:0];\nendmodule\n"
 
     assert derived_memories(text(4096, 512)) == Resources(ultra_rams=8)
+    assert derived_memories(text(4095, 512)) == Resources(ultra_rams=8)
+    assert derived_memories(text(8160, 256)) == Resources(ultra_rams=8)
+    assert derived_memories(text(4096, 72)) == Resources(ultra_rams=1)
+    assert derived_memories(text(1024, 518)) == Resources(block_rams=15)
     assert derived_memories(text(512, 72)) == Resources(block_rams=1)
     assert derived_memories(text(512, 36)) == Resources(block_rams=0.5)
     assert derived_memories(text(1024, 36)) == Resources(block_rams=1)
@@ -462,11 +518,16 @@ def test_cells():
         Resources.of_cells({"RAM999X": 1})
 
 
-def test_columns_fill_the_dies():
-    """Fewer of them beside the core; with two dies all of them."""
+def test_columns_and_channels_fill_the_dies():
+    """Fewer columns beside the core, but the array's first group; with two dies all of them."""
     dies = [_die_of_column(n, 32, 3) for n in range(32)]
     assert dies == [1] * 15 + [2] * 17
+    for columns in (16, 32):
+        for n in range(columns):
+            assert group_of(n, columns, 3) > 0 or _die_of_column(n, columns, 3) == 1
     assert {_die_of_column(n, 32, 2) for n in range(32)} == {1}
+    assert [_die_of_channel(n, 32) for n in range(32)] == [0] * 24 + [1] * 8
+    assert [_die_of_channel(n, 2) for n in range(2)] == [0, 0]
 
 
 def test_project_is_the_same_each_time(project, one_chip):

@@ -1,0 +1,1 @@
+"""What holds for every chip, as files; `host/synth/constraints.py` reads them."""

