@@ -20,7 +20,17 @@ from tokenloom.hw.attention.head_gains import HeadGains
 from tokenloom.hw.config import BLOCK, HardwareConfig
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.numbers.formats import ACTIVATION_BITS
-from tokenloom.hw.sequencer.isa import LAYOUTS, TAPE_OP, Dest, Kind, Unit, pack
+from tokenloom.hw.sequencer.isa import (
+    CHUNK,
+    CHUNK_LAYOUTS,
+    TAPE_OP,
+    Dest,
+    Kind,
+    Unit,
+    When,
+    chunk_runs,
+    pack,
+)
 from tokenloom.hw.sequencer.registers import MODEL, Select
 
 __all__ = ["Instruction", "Program", "compile_program", "configuration"]
@@ -42,6 +52,9 @@ class Instruction:
     fields : dict
         Fields of the unit's layout.
     sample_only : bool
+    chunk, when : int, When
+        Operations on K, V or scores: the chunk of the context, and whether it is played if that is
+        not, or is, the context's last one.
     """
 
     unit: Unit
@@ -50,12 +63,21 @@ class Instruction:
     wait: dict[Unit, int]
     fields: dict[str, int]
     sample_only: bool = False
+    chunk: int = 0
+    when: When = When.ANY
+
+    def runs(self, last_chunk: int) -> bool:
+        """Whether it is played where that is the number of the context's last chunk."""
+        return bool(chunk_runs(self.chunk, self.when, last_chunk))
 
     def word(self) -> int:
         """The instruction's bits."""
         waits = [self.wait.get(unit, 0) for unit in Unit]
         header = {"wait": waits, "sample_only": int(self.sample_only), "stop": 0}
-        return pack(LAYOUTS[self.unit], {"header": header, **self.fields})
+        fields = self.fields
+        if chunk := pack(CHUNK, {"number": self.chunk, "when": self.when}):
+            fields = {**fields, "chunk" if self.unit is Unit.SOFTMAX else "y_base": chunk}
+        return pack(CHUNK_LAYOUTS[self.unit], {"header": header, **fields})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +119,7 @@ class Program:
 
     def words(self, unit: Unit) -> list[int]:
         """A queue's bits, with the stop at its end."""
-        stop = pack(LAYOUTS[unit], {"header": {"wait": [0] * len(Unit), "stop": 1}})
+        stop = pack(CHUNK_LAYOUTS[unit], {"header": {"wait": [0] * len(Unit), "stop": 1}})
         return [i.word() for i in self.queues[unit]] + [stop]
 
 
@@ -152,7 +174,7 @@ class _Builder:
 
     def add(
         self, unit: Unit, name: str, wait: dict[Unit, int], *, sample_only: bool = False,
-        **fields: int,
+        chunk: int = 0, when: int = When.ANY, **fields: int,
     ) -> int:  # fmt: skip
         """Append an instruction; returns the unit's done count once it has finished."""
         self.queues[unit].append(
@@ -163,13 +185,27 @@ class _Builder:
                 wait=wait,
                 fields=fields,
                 sample_only=sample_only,
+                chunk=chunk,
+                when=When(when),
             )
         )
         return len(self.queues[unit])
 
-    def detour(self, kind: TapeKind, address: int, layer: int, tiles: int, windowed: int) -> None:
+    def detour(
+        self, kind: TapeKind, address: int, layer: int, tiles: int, windowed: int,
+        chunk: int, when: When = When.ANY,
+    ) -> None:  # fmt: skip
         fields = {"kind": kind, "addr": address, "layer": layer, "tiles": tiles}
+        fields["blocks"] = pack(CHUNK, {"number": chunk, "when": when})
         self.tape.append(pack(TAPE_OP, {**fields, "windowed": windowed}))
+
+
+def _most_tokens(model: QuantModel, hardware: HardwareConfig, layer: int) -> int:
+    """Most tokens that attention sees in a layer: a window begins with its first row's page."""
+    window = model.shape.layer_window(layer)
+    if window == 0:
+        return model.positions
+    return window + hardware.array.rows - 1 + hardware.memory.page_tokens - 1
 
 
 class _Regions:
@@ -250,9 +286,9 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
         Unit.EMBED, "embedding", {}, shift=model.embedding_shift, count=shape.width
     )
     wait_residual = {Unit.EMBED: done_residual}
-    heads_done = softmax_done = 0  # kv heads and softmax operations so far in this pass
+    heads_done = 0  # kv heads so far in this pass
     scores_free: list[int] = []  # softmax count after which a kv head's scores are free
-    weights_free: list[int] = []  # array count after which a softmax operation's output is free
+    weights_free = [0, 0]  # array count after which either half of the probabilities is free
     for number, layer in enumerate(model.layers):
         label = f"layer {number} "
         floor = layer.floor
@@ -274,65 +310,84 @@ def compile_program(model: QuantModel, image: MemoryImage, hardware: HardwareCon
                 floor=own_floor, kappa=kappa, y_base=regions.query,
             )  # fmt: skip
 
-        def keys(head: int, number: int = number, done_query: int = done_query,
-                 score_shift: int = layer.shift["score"],
-                 windowed: int = windowed) -> int:  # fmt: skip
+        chunks = hardware.chunks(
+            min(model.positions, hardware.maxima.positions, _most_tokens(model, hardware, number))
+        )
+
+        def keys(head: int, chunk: int, wait: dict[Unit, int], again: bool = False,
+                 number: int = number, score_shift: int = layer.shift["score"],
+                 windowed: int = windowed, chunks: int = chunks) -> int:  # fmt: skip
+            when = When.EARLIER if again else When.ANY
+            address = (number * kv.layer_stride + head * kv.head_stride) // word
+            build.detour(TapeKind.K, address, number, 1, windowed, chunk, when)
+            part = f" chunk {chunk}{' again' if again else ''}" if chunks > 1 else ""
+            return build.add(
+                Unit.ARRAY, f"layer {number} scores of kv head {head}{part}", wait, kind=Kind.KEYS,
+                beats=regions.head_blocks // hardware.blocks_per_beat,
+                x_base=regions.query + head * regions.slots * regions.head_blocks,
+                shift=score_shift, layer=number, kv_head=head,
+                parity=(number * shape.kv_heads + head) & 1, windowed=windowed,
+                chunk=chunk, when=when,
+            )  # fmt: skip
+
+        def maxima(head: int, number: int = number, done_query: int = done_query,
+                   chunks: int = chunks) -> list[int]:  # fmt: skip
+            """First look at every chunk; returns the array's counts when they are done."""
             first = number * shape.kv_heads + head
             wait = {Unit.ARRAY: done_query}
             if first >= 2:
                 wait[Unit.SOFTMAX] = scores_free[first - 2]
-            address = (number * kv.layer_stride + head * kv.head_stride) // word
-            build.detour(TapeKind.K, address, number, 1, windowed)
-            return build.add(
-                Unit.ARRAY, f"layer {number} scores of kv head {head}", wait, kind=Kind.KEYS,
-                beats=regions.head_blocks // hardware.blocks_per_beat,
-                x_base=regions.query + head * regions.slots * regions.head_blocks,
-                shift=score_shift, layer=number, kv_head=head, parity=first & 1,
-                windowed=windowed,
-            )  # fmt: skip
+            return [keys(head, chunk, wait) for chunk in range(chunks)]
 
         done_context = len(build.queues[Unit.CONTEXT])
         context_blocks = 0
-        done_keys = {0: keys(0)}
+        done_keys = {0: maxima(0)}
         for head in range(shape.kv_heads):
             if head + 1 < shape.kv_heads:
-                done_keys[head + 1] = keys(head + 1)
+                done_keys[head + 1] = maxima(head + 1)
             parity = heads_done & 1
-            done_values = 0
-            softmax_ops = []
-            for b in range(dim_blocks):
-                wait = {Unit.ARRAY: done_keys[head]}
-                if softmax_done >= 2:
-                    wait[Unit.ARRAY] = max(wait[Unit.ARRAY], weights_free[softmax_done - 2])
-                softmax_ops.append(
-                    (
-                        build.add(
+            done_values = done_softmax = again = 0
+            free_before = list(weights_free)
+            # From the last chunk down: its scores are still there, and chunk 0 is in every pass.
+            for chunk in reversed(range(chunks)):
+                part = f" chunk {chunk}" if chunks > 1 else ""
+                for b in range(dim_blocks):
+                    # Neighbours alternate, from head to head too if the context is one chunk.
+                    half = ((heads_done + chunk) * dim_blocks + b) & 1
+                    first = max(done_keys[head][chunk], free_before[half])
+                    looks = [(When.ANY, max(done_keys[head][chunk], weights_free[half]))]
+                    if b < 2 and chunk + 1 < chunks:
+                        # If it is the last chunk, nothing of those above has to be over: in the
+                        # array's queue they lie behind the next head's scores.
+                        looks = [(When.LAST, first), (When.EARLIER, max(again, weights_free[half]))]
+                    for when, done_array in looks:
+                        done_softmax = build.add(
                             Unit.SOFTMAX,
-                            f"layer {number} softmax of kv head {head} block {b}",
-                            wait,
+                            f"layer {number} softmax of kv head {head}{part} block {b}",
+                            {Unit.ARRAY: done_array},
                             block=b,
                             scores=parity,
-                            parity=softmax_done & 1,
+                            parity=half,
                             windowed=windowed,
-                        ),  # fmt: skip
-                        softmax_done & 1,
-                    )
-                )
-                softmax_done += 1
-                weights_free.append(0)
-                # The operation two softmaxes later waits for this one's values.
-                tiles = -(-sizes[b] // columns)
-                address = (number * kv.layer_stride + head * kv.head_stride) // word
-                address += b * BLOCK // columns * kv.page_tokens // word
-                build.detour(TapeKind.V, address, number, tiles, windowed)
-                done_values = build.add(
-                    Unit.ARRAY, f"layer {number} values of kv head {head} block {b}",
-                    {Unit.SOFTMAX: softmax_ops[-1][0]}, kind=Kind.VALUES, tiles=tiles,
-                    count=sizes[b], layer=number, kv_head=head, block=b,
-                    parity=softmax_ops[-1][1], aux_shift=parity, windowed=windowed,
-                )  # fmt: skip
-                weights_free[-1] = done_values
-            scores_free.append(softmax_ops[-1][0])
+                            chunk=chunk,
+                            when=when,
+                        )
+                    if chunk and b == dim_blocks - 1:
+                        # Ahead of the last values, which the next chunk's first scan overlaps.
+                        again = keys(head, chunk - 1, {Unit.SOFTMAX: done_softmax}, again=True)
+                    # The next softmax to the same half waits for this one's values.
+                    tiles = -(-sizes[b] // columns)
+                    address = (number * kv.layer_stride + head * kv.head_stride) // word
+                    address += b * BLOCK // columns * kv.page_tokens // word
+                    build.detour(TapeKind.V, address, number, tiles, windowed, chunk)
+                    done_values = build.add(
+                        Unit.ARRAY, f"layer {number} values of kv head {head}{part} block {b}",
+                        {Unit.SOFTMAX: done_softmax}, kind=Kind.VALUES, tiles=tiles,
+                        count=sizes[b], layer=number, kv_head=head, block=b,
+                        parity=half, aux_shift=parity, windowed=windowed, chunk=chunk,
+                    )  # fmt: skip
+                    weights_free[half] = done_values
+            scores_free.append(done_softmax)
             heads_done += 1
             ends = (head + 1) * group * shape.head_size
             last = head + 1 == shape.kv_heads

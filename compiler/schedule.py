@@ -2,8 +2,9 @@
 
 The recurrence is the hardware's: each unit plays its queue in order; an instruction is issued in
 the first cycle in which it is at the head, its unit is ready, and every operation it waits for has
-finished. Cycle 0 is the one in which the pass restarts the queues. Latencies and durations are the
-blocks' own.
+finished. One that is passed over, because the context does not reach its chunk, takes a cycle at
+the head and counts as finished once everything before it is. Cycle 0 is the one in which the pass
+restarts the queues. Latencies and durations are the blocks' own.
 """
 
 from __future__ import annotations
@@ -108,8 +109,22 @@ class _Pass:
     settings: Settings
     first: int  # the first token that windowed operations see
 
-    def _tokens(self, fields: dict[str, int]) -> int:
+    def _attended(self, fields: dict[str, int]) -> int:
         return self.length - (self.first if fields["windowed"] else 0)
+
+    def _tokens(self, instruction: Instruction) -> int:
+        """Tokens of the instruction's chunk."""
+        tokens = self._attended(instruction.fields)
+        if not self.hardware.chunked:
+            return tokens
+        size = self.hardware.score_tokens
+        return min(size, tokens - instruction.chunk * size)
+
+    def runs(self, instruction: Instruction) -> bool:
+        """Whether the pass plays it; otherwise it is passed over."""
+        if "windowed" not in instruction.fields:
+            return True
+        return instruction.runs(self.hardware.chunks(self._attended(instruction.fields)) - 1)
 
     @property
     def slot_groups(self) -> int:
@@ -123,9 +138,9 @@ class _Pass:
             Unit.ARRAY: self._array,
             Unit.SOFTMAX: self._softmax,
             Unit.CONTEXT: self._context,
-        }[instruction.unit](instruction.fields)
+        }[instruction.unit](instruction)
 
-    def _embed(self, fields: dict[str, int]) -> _Timing:
+    def _embed(self, instruction: Instruction) -> _Timing:
         width = self.model.shape.width
         blocks = -(-width // BLOCK)
         values = Embedding.duration(
@@ -133,18 +148,18 @@ class _Pass:
         )
         return _Timing(ready=1, last=values + RowLane.RESIDUAL + Residual.LATENCY)
 
-    def _norm(self, fields: dict[str, int]) -> _Timing:
+    def _norm(self, instruction: Instruction) -> _Timing:
         norm = RmsNorm(
             rows=self.hardware.array.rows,
             width=self.hardware.maxima.width,
             norm_lanes=self.hardware.norm_lanes,
             norms=1,
         )
-        scan = norm.duration(rows_count=self.rows, words=fields["words"])
+        scan = norm.duration(rows_count=self.rows, words=instruction.fields["words"])
         return _Timing(ready=scan + 1, last=scan + Quantiser.LATENCY)
 
-    def _array(self, fields: dict[str, int]) -> _Timing:
-        array = self.hardware.array
+    def _array(self, instruction: Instruction) -> _Timing:
+        array, fields = self.hardware.array, instruction.fields
         kind = Kind(fields["kind"])
         if kind is Kind.MATMUL:
             tiles, beats, digits, slots = fields["tiles"], fields["beats"], 1, 1
@@ -157,11 +172,12 @@ class _Pass:
             phase = slots * drain - 1
             row = array.rows - 1
             if kind is Kind.KEYS:
-                tiles = -(-self._tokens(fields) // array.columns)
+                tiles = -(-self._tokens(instruction) // array.columns)
                 beats, digits = fields["beats"], 1
                 tail = Attention.KEYS_DONE
             else:
-                tiles, beats, digits = fields["tiles"], -(-self._tokens(fields) // array.lanes), 2
+                tiles, digits = fields["tiles"], 2
+                beats = -(-self._tokens(instruction) // array.lanes)
                 tail = Attention.VALUES_DONE
         tile = max(beats * digits * slots, slots * drain)
         # Issue of the last tile's last beat for slot 0, from which its drain counts.
@@ -187,13 +203,13 @@ class _Pass:
             tail += HeadNorm.latency(self.model.shape.head_size)
         return tail
 
-    def _softmax(self, fields: dict[str, int]) -> _Timing:
-        words = -(-self._tokens(fields) // BLOCK) * BLOCK // self.hardware.array.drain
+    def _softmax(self, instruction: Instruction) -> _Timing:
+        words = -(-self._tokens(instruction) // BLOCK) * BLOCK // self.hardware.array.drain
         groups = self.slot_groups
         return _Timing(ready=Softmax.duration(groups, words), last=Softmax.latency(groups, words))
 
-    def _context(self, fields: dict[str, int]) -> _Timing:
-        blocks = self.rows * fields["blocks"]
+    def _context(self, instruction: Instruction) -> _Timing:
+        blocks = self.rows * instruction.fields["blocks"]
         last = Attention.CONTEXT_BLOCK + blocks - 1 + Quantiser.LATENCY
         return _Timing(ready=blocks, last=last)
 
@@ -240,35 +256,46 @@ def predict(
         queues[unit] = queue
 
     free = dict.fromkeys(Unit, 1)  # first cycle in which the unit's next one can be issued
+    head = dict.fromkeys(Unit, 1)  # first cycle in which the queue's next one is at its head
     drained = 0  # first cycle in which the array may issue the last beat of an operation's tile
     result: dict[Unit, list[Operation]] = {unit: [] for unit in Unit}
+    # First cycle in which so many instructions of a queue count as finished.
+    finished: dict[Unit, list[int]] = {unit: [0] for unit in Unit}
     progress = True
     while progress:
         progress = False
         for unit, queue in queues.items():
-            while len(result[unit]) < len(queue):
-                instruction = queue[len(result[unit])]
-                if any(len(result[u]) < n for u, n in instruction.wait.items()):
+            while len(finished[unit]) <= len(queue):
+                instruction = queue[len(finished[unit]) - 1]
+                if not one.runs(instruction):
+                    head[unit] += 1
+                    finished[unit].append(max(finished[unit][-1], head[unit]))
+                    progress = True
+                    continue
+                if any(len(finished[u]) <= n for u, n in instruction.wait.items()):
                     break
-                waits = [result[u][n - 1].last + 1 for u, n in instruction.wait.items() if n]
-                first = max([free[unit], *waits])
+                waits = [finished[u][n] for u, n in instruction.wait.items()]
+                first = max([free[unit], head[unit], *waits])
                 timing = one.timing(instruction)
                 late = 0
                 if unit is Unit.ARRAY:
                     late = max(0, drained - first - timing.lead)
                     drained = first + late + timing.drained
+                head[unit] = first + 1
                 free[unit] = first + late + max(1, timing.ready)
+                last = first + late + timing.last
+                finished[unit].append(max(finished[unit][-1], last + 1))
                 result[unit].append(
                     Operation(
                         unit=unit,
                         name=instruction.name,
                         first=first,
-                        last=first + late + timing.last,
+                        last=last,
                         beats=timing.beats,
                     )
                 )
                 progress = True
-    stuck = [unit.name for unit, queue in queues.items() if len(result[unit]) < len(queue)]
+    stuck = [unit.name for unit, queue in queues.items() if len(finished[unit]) <= len(queue)]
     if stuck:
         raise ValueError(f"the program never ends: {', '.join(stuck)} wait for each other")
     operations = tuple(op for unit in Unit for op in result[unit])

@@ -183,6 +183,8 @@ def with_operation(
 
     if not device.timed or difference.lane is None:
         return difference
+    if device.hardware.chunks(max(record.pos + record.rows for record in records)) > 1:
+        return replace(difference, operation="not looked for: the context comes in chunks")
     new = sum(record.sample for record in records[: difference.number + 1])
     chip = ChipDevice(device.model, device.hardware, step, taps=True)
     try:

@@ -209,6 +209,7 @@ class Chip(Block):
             beat_blocks=hw.blocks_per_beat,
             pages_max=hw.pages_per_slot,
             lookup_latency=2,
+            chunk_tokens=hw.attention_tokens if hw.chunked else 0,
         )
         m.submodules.tape_control = instance(tape, reset=reset)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tokenloom.compiler.errors import ConfigError
 from tokenloom.hw.numbers.formats import BLOCK, TOKENS_MAX
 from tokenloom.hw.sampler.settings import CANDIDATES_MAX, VOCAB_BITS_MAX
-from tokenloom.hw.sequencer.isa import ARRAY_OP, DONE_BITS, NORM_OP, TAPE_OP
+from tokenloom.hw.sequencer.isa import ARRAY_OP, CHUNKS_MAX, DONE_BITS, NORM_OP, TAPE_OP
 from tokenloom.hw.sequencer.registers import MODEL
 
 if TYPE_CHECKING:
@@ -225,6 +225,9 @@ class HardwareConfig:
     """Residual values that RMSNorm takes per cycle."""
     sampler: SamplerConfig = SamplerConfig()
     """The sampler."""
+    score_tokens: int = 0
+    """Tokens whose scores attention holds at a time; 0: all positions. Longer contexts come in
+    chunks of that many tokens, and their keys are streamed up to twice."""
 
     def __post_init__(self) -> None:
         self.validate()
@@ -283,8 +286,24 @@ class HardwareConfig:
     @property
     def attention_tokens(self) -> int:
         """Tokens that attention's buffers hold: whole blocks, two beats' at least."""
-        least = 2 * self.array.lanes if self.blocks_per_beat > 1 else BLOCK
-        return max(least, -(-self.maxima.positions // BLOCK) * BLOCK)
+        return self.score_tokens if self.chunked else self._all_tokens
+
+    @property
+    def _all_tokens(self) -> int:
+        return max(self._least_tokens, -(-self.maxima.positions // BLOCK) * BLOCK)
+
+    @property
+    def _least_tokens(self) -> int:
+        return 2 * self.array.lanes if self.blocks_per_beat > 1 else BLOCK
+
+    @property
+    def chunked(self) -> bool:
+        """Whether a context can be longer than attention's buffers."""
+        return 0 < self.score_tokens < self._all_tokens
+
+    def chunks(self, tokens: int) -> int:
+        """Chunks in which attention takes a context of `tokens`."""
+        return -(-tokens // self.score_tokens) if self.chunked else 1
 
     @property
     def pages_per_slot(self) -> int:
@@ -313,9 +332,29 @@ class HardwareConfig:
 
     @property
     def array_operations(self) -> int:
-        """Most operations of the array in a pass: six matmuls, scores and values of each layer."""
+        """Most operations of the array in a pass: six matmuls, scores and values of each layer.
+
+        Of n chunks, n - 1 are scored twice.
+        """
         top = self.maxima
-        return top.layers * (6 + top.kv_heads * (1 + self.head_blocks)) + 1
+        chunks = self.chunks(top.positions)
+        per_head = 2 * chunks - 1 + chunks * self.head_blocks
+        return top.layers * (6 + top.kv_heads * per_head) + 1
+
+    @property
+    def softmax_operations(self) -> int:
+        """Most instructions of the softmax in a pass.
+
+        Of a chunk that need not be the last, the first two are there twice: if it is, they wait
+        for less.
+        """
+        top = self.maxima
+        chunks = self.chunks(top.positions)
+        return (
+            top.layers
+            * top.kv_heads
+            * (chunks * self.head_blocks + (chunks - 1) * min(2, self.head_blocks))
+        )
 
     # Checks.
 
@@ -452,6 +491,17 @@ class HardwareConfig:
             f"{self.pages_per_slot} to 65536",
             f"because one sequence of maxima.positions = {maxima.positions} tokens has to fit and "
             "a page number has 16 bits",
+        )
+        chunk_least = max(self._least_tokens, memory.page_tokens)
+        yield (
+            "score_tokens",
+            self.score_tokens,
+            self.score_tokens == 0
+            or (_power_of_two(self.score_tokens) and self.score_tokens >= chunk_least),
+            f"0 or a power of two from {chunk_least} (whole pages of memory.page_tokens = "
+            f"{memory.page_tokens}, two beats of array.lanes = {array.lanes} or a block)",
+            "because a chunk of a context is found by a token's upper bits, and begins and ends "
+            "where a page does",
         )
         yield (
             "norm_lanes",
@@ -592,6 +642,10 @@ class HardwareConfig:
              "because that is how far a tape instruction's blocks count"),
             ("maxima.layers", " in operations of the array", self.array_operations,
              2**DONE_BITS - 1, "because instructions wait for counts of that width"),
+            ("maxima.layers", " in instructions of the softmax", self.softmax_operations,
+             2**DONE_BITS - 1, "because instructions wait for counts of that width"),
+            ("score_tokens", " in chunks of maxima.positions", self.chunks(top.positions),
+             CHUNKS_MAX, "because that is how far an instruction's chunk counts"),
         ):  # fmt: skip
             yield f"{key}{what}", number, number <= limit, f"up to {limit}", why
 
@@ -664,7 +718,10 @@ class HardwareConfig:
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON form, as hexadecimal text."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        data = self.to_dict()
+        if not self.score_tokens:
+            del data["score_tokens"]  # a chip without chunks is what it was before there were any
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

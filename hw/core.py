@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Array as Choice
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
@@ -26,8 +26,12 @@ from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS
 from tokenloom.hw.numbers.words import ceil_to
 from tokenloom.hw.sampler.noise import SAMPLING
 from tokenloom.hw.sampler.sampler import Sampler, rule_ports
+from tokenloom.hw.sequencer.in_flight import InFlight
 from tokenloom.hw.sequencer.isa import (
     ARRAY_OP,
+    CHUNK,
+    CHUNK_LAYOUTS,
+    CHUNKS_MAX,
     DONE_BITS,
     EMBED_OP,
     NORM_OP,
@@ -35,6 +39,7 @@ from tokenloom.hw.sequencer.isa import (
     Dest,
     Kind,
     Unit,
+    chunk_runs,
 )
 from tokenloom.hw.sequencer.registers import BIAS, MODEL, Select
 from tokenloom.hw.sequencer.unit_queue import UnitQueue
@@ -45,6 +50,7 @@ __all__ = ["CFG_BITS", "EDGE", "Core"]
 
 EDGE = 1  # E: stages between the announcement of a take and the take
 CFG_BITS = 512
+_IN_FLIGHT = 128  # operations of the array or the softmax: one may begin in every cycle
 
 _TAG = data.StructLayout({"block": BLOCK_TAG, "row": 5, "unit": 3})
 
@@ -171,13 +177,17 @@ class Core(Block):
             Unit.EMBED: 2,
             Unit.NORM: 2 * top.layers + 2,
             Unit.ARRAY: hw.array_operations + 1,
-            Unit.SOFTMAX: top.layers * top.kv_heads * hw.head_blocks + 1,
+            Unit.SOFTMAX: hw.softmax_operations + 1,
             Unit.CONTEXT: top.layers * top.kv_heads + 1,
         }
-        queues = {unit: UnitQueue(unit=unit, depth=depths[unit]) for unit in Unit}
+        passing = {Unit.ARRAY, Unit.SOFTMAX} if hw.chunked else set()
+        queues = {
+            unit: UnitQueue(unit=unit, depth=depths[unit], chunks=unit in passing) for unit in Unit
+        }
         done = [Signal(DONE_BITS, name=f"done_{unit.name.lower()}") for unit in Unit]
         issued = [Signal(DONE_BITS, name=f"issued_{unit.name.lower()}") for unit in Unit]
         finished = Signal(len(Unit))
+        idle = [d == i for d, i in zip(done, issued, strict=True)]
         for unit, queue in queues.items():
             place(f"queue_{unit.name.lower()}", queue)
             m.d.comb += [
@@ -189,6 +199,18 @@ class Core(Block):
                 queue.done.eq(Cat(done)),
                 self.started[unit].eq(queue.issue),
             ]
+            if unit in passing:
+                flying = InFlight(depth=_IN_FLIGHT)
+                place(f"in_flight_{unit.name.lower()}", flying)
+                m.d.comb += [
+                    flying.restart.eq(self.restart),
+                    flying.position.eq(queue.position),
+                    flying.issue.eq(queue.issue),
+                    flying.finished.eq(finished[unit]),
+                    done[unit].eq(flying.done),
+                ]
+                idle[unit] = flying.idle
+                continue
             with m.If(self.restart):
                 m.d.sync += [done[unit].eq(0), issued[unit].eq(0)]
             with m.Else():
@@ -198,11 +220,26 @@ class Core(Block):
                     m.d.sync += issued[unit].eq(issued[unit] + 1)
         m.d.comb += [
             self.finished.eq(finished),
-            self.over.eq(
-                Cat(queue.stopped for queue in queues.values()).all()
-                & Cat(d == i for d, i in zip(done, issued, strict=True)).all()
-            ),
+            self.over.eq(Cat(queue.stopped for queue in queues.values()).all() & Cat(idle).all()),
         ]
+
+        # The context's last chunk, and the window's; instructions for others are passed over.
+        chunk_last, chunk_last_windowed = Signal(range(CHUNKS_MAX)), Signal(range(CHUNKS_MAX))
+        chunk_bits = self._tokens.bit_length() - 1
+        if hw.chunked:
+            m.d.sync += [
+                chunk_last.eq((length - 1) >> chunk_bits),
+                chunk_last_windowed.eq((length - self.first - 1) >> chunk_bits),
+            ]
+            for unit, in_attention, name in (
+                (Unit.ARRAY, lambda op: op.kind != Kind.MATMUL, "y_base"),
+                (Unit.SOFTMAX, lambda op: Const(1), "chunk"),
+            ):
+                head = data.View(CHUNK_LAYOUTS[unit], queues[unit].head)
+                chunk = data.View(CHUNK, head[name][: CHUNK.size])
+                last = Mux(head.windowed, chunk_last_windowed, chunk_last)
+                runs = chunk_runs(chunk.number, chunk.when, last)
+                m.d.comb += queues[unit].skip.eq(in_attention(head) & ~runs)
 
         # Array.
         array_op = data.View(ARRAY_OP, queues[Unit.ARRAY].op)
@@ -230,6 +267,11 @@ class Core(Block):
         place("array_control", control)
         place("array", array)
         queue = queues[Unit.ARRAY]
+        in_chunk = length - Mux(array_op.windowed, self.first, 0)
+        if hw.chunked:
+            chunk = data.View(CHUNK, array_op.y_base[: CHUNK.size])
+            left = in_chunk - (chunk.number << chunk_bits)
+            in_chunk = Mux(left > self._tokens, self._tokens, left)
         m.d.comb += [
             control.issue.eq(queue.issue),
             control.op.eq(queue.op),
@@ -237,7 +279,7 @@ class Core(Block):
             control.rows_used.eq(self.rows_used),
             control.group_rows.eq(group_rows),
             control.slot_groups.eq(slot_groups),
-            attended.eq(length - Mux(array_op.windowed, self.first, 0)),
+            attended.eq(in_chunk),
             control.key_tiles.eq((attended + (self._c - 1)) >> column_bits),
             control.value_blocks.eq((attended + (BLOCK - 1)) >> 5),
             control.key_blocks.eq(model.key_blocks),
@@ -262,8 +304,14 @@ class Core(Block):
             width_max=top.heads * top.head_size,
             beat_blocks=self._beat_blocks,
             taps=self._taps,
+            head_max=top.head_size if hw.chunked else 0,
         )
         place("attention", attention)
+        if hw.chunked:
+            m.d.comb += [
+                attention.chunk_last.eq(chunk_last),
+                attention.chunk_last_windowed.eq(chunk_last_windowed),
+            ]
         m.d.comb += [
             attention.rows_used.eq(self.rows_used),
             attention.group.eq(model.group),

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.program import Instruction, Program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.array.row_lane import Target
@@ -113,10 +114,21 @@ class PassTaps:
     pos: int
     sample: bool
 
+    def __post_init__(self) -> None:
+        if self.hardware.chunks(self.pos + self.rows) > 1:
+            raise TokenloomError(
+                f"a context of {self.pos + self.rows} tokens comes in chunks of score_tokens = "
+                f"{self.hardware.score_tokens}: operations are only looked at in shorter ones"
+            )
+
     @property
     def operations(self) -> list[Instruction]:
         """In the program's order."""
-        return [op for op in self.program.in_order() if self.sample or not op.sample_only]
+        return [
+            op
+            for op in self.program.in_order()
+            if op.runs(0) and (self.sample or not op.sample_only)
+        ]
 
     @property
     def _group(self) -> int:

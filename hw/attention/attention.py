@@ -13,7 +13,17 @@ from tokenloom.hw.attention.scores import Scores
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.attention.v_exponents import VExponents
 from tokenloom.hw.numbers.formats import ACC_BITS, BLOCK
-from tokenloom.hw.sequencer.isa import ARRAY_OP, CONTEXT_OP, OPERAND_BITS, SOFTMAX_OP, Kind
+from tokenloom.hw.sequencer.isa import (
+    ARRAY_OP,
+    CHUNK,
+    CHUNKS_MAX,
+    CONTEXT_OP,
+    OPERAND_BITS,
+    SOFTMAX_CHUNK_OP,
+    SOFTMAX_OP,
+    Kind,
+    When,
+)
 from tokenloom.hw.taps import attention_tap, pack_tap
 from tokenloom.hw.verilog.block import Block, instance
 
@@ -34,12 +44,17 @@ class Attention(Block):
         Longest context, blocks of 32 dims per head, longest concatenation of heads.
     beat_blocks : int
         Blocks of dims that a K beat brings (K / 32).
+    head_max : int
+        Dims of the longest head, where a context may be longer than `tokens_max` (a power of two):
+        it comes in chunks of so many tokens (decision 26). 0 where none is longer.
     taps : bool
         With the port `tap`.
 
     Members
     -------
     rows_used, group, group_rows, slot_groups, head_size, pos, v_floor : In, pass and model
+    chunk_last, chunk_last_windowed : In, with chunks: number of the context's last chunk, and that
+        of the window's
     window : In, 0 for none; first : In, windowed operations count their tokens from it on
         (`window.first_token`)
     accs : In(64·W·R), out_valid, out_index, out_slot, out_last, out_op : In, per row, the drains'
@@ -76,7 +91,14 @@ class Attention(Block):
         width_max: int,
         beat_blocks: int = 1,
         taps: bool = False,
+        head_max: int = 0,
     ) -> None:
+        if head_max and tokens_max & (tokens_max - 1):
+            raise ValueError(f"tokens_max = {tokens_max}: allowed with chunks are powers of two")
+        self._head_max = head_max
+        self._soft_op = SOFTMAX_CHUNK_OP if head_max else SOFTMAX_OP
+        chunk = (CHUNKS_MAX - 1).bit_length()
+        chunk_ports = {"chunk_last": In(chunk), "chunk_last_windowed": In(chunk)}
         self._c, self._w, self._r, self._slots = columns, drain, rows, slots
         self._tokens, self._dim_blocks = tokens_max, dim_blocks
         self._width = -(-width_max // BLOCK) * BLOCK
@@ -109,7 +131,7 @@ class Attention(Block):
                 "v_block": In(max(1, (dim_blocks - 1).bit_length())),
                 "v_shifts": In(5 * beat_blocks * columns),
                 "soft_issue": In(1),
-                "soft_op": In(SOFTMAX_OP.size),
+                "soft_op": In(self._soft_op.size),
                 "soft_ready": Out(1),
                 "ctx_issue": In(1),
                 "ctx_op": In(CONTEXT_OP.size),
@@ -126,12 +148,19 @@ class Attention(Block):
                 "values_done": Out(1),
                 "soft_done": Out(1),
                 "saturated": Out(1),
+                **(chunk_ports if head_max else {}),
                 **(tapped if taps else {}),
             },
             params=(
                 columns, drain, rows, slots, tokens_max, dim_blocks, width_max, beat_blocks, taps,
+                head_max,
             ),
         )  # fmt: skip
+
+    def _in_chunk(self, token: Value, number: Value) -> Value:
+        """A token's place in a chunk: 0 if it lies before, the chunk's length if behind."""
+        place = token - (number << self._tokens.bit_length() - 1)
+        return Mux(place < 0, 0, Mux(place > self._tokens, self._tokens, place))
 
     def _row_of(self, lane: int, slot: Signal) -> tuple[Signal, Signal]:
         """Row i and head j of slot group `slot` in `lane`, for the rows of this pass."""
@@ -164,7 +193,7 @@ class Attention(Block):
         ]
 
         # The softmax's pace: one word per cycle and slot group, whole blocks of tokens.
-        op = data.View(SOFTMAX_OP, self.soft_op)
+        op = data.View(self._soft_op, self.soft_op)
         words_per_block = BLOCK // self._w
         # Where row 0 ends, and where its window begins: windowed operations count from `first` on.
         end, windowed_end, offset = Signal(20), Signal(20), Signal(signed(21))
@@ -174,16 +203,25 @@ class Attention(Block):
             offset.eq(self.pos + 1 - self.window - self.first),
         ]
 
-        def bounds(windowed: Value, row: Value) -> tuple[Value, Value]:
-            """First token that counts for a row, and its length."""
+        def bounds(windowed: Value, row: Value, chunk: Value) -> tuple[Value, Value]:
+            """First token that counts for a row, and its length; both from the chunk's first on."""
             begin = offset + row
             masked = windowed & (self.window != 0) & (begin >= 0)
-            return Mux(masked, begin, 0), Mux(windowed, windowed_end, end) + row + 1
+            ends = Mux(masked, begin, 0), Mux(windowed, windowed_end, end) + row + 1
+            if not self._head_max:
+                return ends
+            return tuple(self._in_chunk(value, chunk) for value in ends)
 
-        blocks = (bounds(op.windowed, self.rows_used - 1)[1] + (BLOCK - 1)) >> 5
+        chunk = data.View(CHUNK, op.chunk if self._head_max else Const(0, CHUNK.size))
+        number = chunk.number
+        blocks = (bounds(op.windowed, self.rows_used - 1, number)[1] + (BLOCK - 1)) >> 5
         words = blocks * words_per_block
         most_words = self._tokens // self._w * self._slots
         left, windowed = Signal(range(most_words)), Signal()
+        scanned = Signal.like(number)
+        if self._head_max:
+            with m.If(self.soft_issue):
+                m.d.sync += scanned.eq(number)
         m.d.comb += self.soft_ready.eq(left == 0)
         with m.If(self.soft_issue):
             m.d.sync += [left.eq(words * self.slot_groups - 1), windowed.eq(op.windowed)]
@@ -198,8 +236,14 @@ class Attention(Block):
                 slot_groups=self._slots,
                 tokens_max=self._tokens,
                 dim_blocks=self._dim_blocks,
+                chunks=bool(self._head_max),
             )
-            context = Context(drain=self._w, slot_groups=self._slots, width_max=self._width)
+            context = Context(
+                drain=self._w,
+                slot_groups=self._slots,
+                width_max=self._width,
+                head_max=self._head_max,
+            )
             buffer = ContextBuffer(width_max=self._width, drain=self._w)
             buffers.append(buffer)
             for name, block in (("scores", scores), ("softmax", softmax), ("context", context),
@@ -212,8 +256,21 @@ class Attention(Block):
             accs = self.accs.word_select(r, ACC_BITS * self._w)
             row, head = self._row_of(r, slot)
             used = slot * self._r + r < self.group_rows
-            begin, length = bounds(out_op.windowed, row)
+            out_chunk = data.View(CHUNK, out_op.y_base[: CHUNK.size])
+            begin, length = bounds(out_op.windowed, row, out_chunk.number)
             valid = self.out_valid[r]
+            starts = index == 0
+            if self._head_max:
+                # The maximum goes on from chunk to chunk, and when a chunk is scored again.
+                starts &= (out_chunk.number == 0) & (out_chunk.when == When.ANY)
+                last = Mux(out_op.windowed, self.chunk_last_windowed, self.chunk_last)
+                m.d.comb += [
+                    softmax.start_opens.eq(chunk.when != When.EARLIER),
+                    softmax.start_closes.eq(chunk.number == 0),
+                    context.in_place.eq((out_op.block << 5) + index),
+                    context.in_opens.eq(out_chunk.number == last),
+                    context.in_closes.eq(out_chunk.number == 0),
+                ]
             m.d.comb += [
                 scores.in_valid.eq(valid & (out_op.kind == Kind.KEYS)),
                 scores.in_used.eq(used),
@@ -224,14 +281,14 @@ class Attention(Block):
                 scores.in_token.eq(index),
                 scores.in_begin.eq(begin),
                 scores.in_length.eq(length),
-                scores.in_start.eq(index == 0),
+                scores.in_start.eq(starts),
                 scores.read.eq(softmax.scores_read),
                 scores.read_bank.eq(softmax.scores_bank),
                 scores.read_slot.eq(softmax.scores_slot),
                 scores.read_word.eq(softmax.scores_word),
             ]
             scan_row, _ = self._row_of(r, softmax.slot)
-            begin, length = bounds(windowed, scan_row)
+            begin, length = bounds(windowed, scan_row, scanned)
             m.d.comb += [
                 softmax.start.eq(self.soft_issue),
                 softmax.start_bank.eq(op.scores),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -22,6 +22,8 @@ class Context(Block):
     `t = sat32(rs(acc, nd - floor_v))`, `out = sat32(rs(t * rm, 16))`; nd and rm of every
     (bank, slot) come from the denominators that the softmax delivers.
 
+    With chunks the sums of a context's chunks are added up exactly and divided with the last one.
+
     Parameters
     ----------
     drain : int
@@ -32,6 +34,9 @@ class Context(Block):
         Dims of the longest row (2 or more).
     acc_bits : int
         Width of an accumulator, 40 to 64.
+    head_max : int
+        Dims of the longest head, a multiple of W, where contexts come in chunks: with the ports
+        `in_place`, `in_opens` and `in_closes`. 0 without.
 
     Members
     -------
@@ -47,6 +52,9 @@ class Context(Block):
         First dim; handed on.
     in_floor_v : In(5)
         The operation's floor of V, 0..17.
+    in_place : In, in_opens, in_closes : In(1), with chunks
+        First dim in its head; the sums are the context's first ones, and its last ones: only then
+        does anything leave.
     out_valid : Out(1)
         The other `out_` ports hold values.
     out_values : Out(32 * W)
@@ -63,7 +71,8 @@ class Context(Block):
 
     Duration
     --------
-    W accumulators and one denominator per cycle, with or without gaps.
+    W accumulators and one denominator per cycle, with or without gaps; with chunks the same dims
+    of a slot come again after two cycles at least.
 
     Raises
     ------
@@ -75,7 +84,13 @@ class Context(Block):
     DEN_LATENCY = Reciprocal.LATENCY + 1
 
     def __init__(
-        self, *, drain: int, slot_groups: int, width_max: int, acc_bits: int = ACC_BITS
+        self,
+        *,
+        drain: int,
+        slot_groups: int,
+        width_max: int,
+        acc_bits: int = ACC_BITS,
+        head_max: int = 0,
     ) -> None:
         if drain < 1:
             raise ValueError(f"drain = {drain} is impossible: allowed is 1 or more")
@@ -85,7 +100,20 @@ class Context(Block):
             raise ValueError(f"width_max = {width_max} is impossible: allowed is 2 or more")
         if not 40 <= acc_bits <= ACC_BITS:
             raise ValueError(f"acc_bits = {acc_bits} is impossible: allowed is 40 to 64")
+        if head_max % drain or not 0 <= head_max <= width_max:
+            raise ValueError(
+                f"head_max = {head_max} is impossible: allowed are multiples of drain = {drain} up "
+                f"to width_max = {width_max}"
+            )
+        if head_max and drain & (drain - 1):
+            raise ValueError(f"drain = {drain} is impossible: allowed with chunks: powers of two")
         self._drain, self._slot_groups, self._acc_bits = drain, slot_groups, acc_bits
+        self._head_max = head_max
+        chunk_ports = {
+            "in_place": In(range(max(2, head_max))),
+            "in_opens": In(1),
+            "in_closes": In(1),
+        }
         slot_bits = max(1, (slot_groups - 1).bit_length())
         dim_bits = (width_max - 1).bit_length()
         super().__init__(
@@ -105,8 +133,9 @@ class Context(Block):
                 "out_slot": Out(slot_bits),
                 "out_dim": Out(dim_bits),
                 "out_saturated": Out(1),
+                **(chunk_ports if head_max else {}),
             },
-            params=(drain, slot_groups, width_max, acc_bits),
+            params=(drain, slot_groups, width_max, acc_bits, head_max),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -131,7 +160,8 @@ class Context(Block):
             look.addr.eq(Mux(self.in_bank, self.in_slot + self._slot_groups, self.in_slot)),
         ]
 
-        valid = [self.in_valid, *(Signal(name=f"valid{i}") for i in range(1, self.LATENCY))]
+        leaves = self.in_valid & self.in_closes if self._head_max else self.in_valid
+        valid = [leaves, *(Signal(name=f"valid{i}") for i in range(1, self.LATENCY))]
         along = [Cat(self.in_slot, self.in_dim)]
         for i in range(1, self.LATENCY):
             held = Signal(len(along[0]), name=f"along{i}")
@@ -149,8 +179,11 @@ class Context(Block):
                 shift1.eq(look.data[:ND_BITS] - self.in_floor_v),
                 rm[0].eq(look.data[ND_BITS:]),
             ]
-            for i, acc in enumerate(acc1):
-                m.d.sync += acc.eq(self.in_accs[bits * i : bits * (i + 1)].as_signed())
+            accs = [self.in_accs[bits * i : bits * (i + 1)].as_signed() for i in range(lanes)]
+            if not self._head_max:
+                m.d.sync += [acc.eq(value) for acc, value in zip(acc1, accs, strict=True)]
+        if self._head_max:
+            self._add_up(m, accs, acc1)
 
         # Stage 2: round.
         rounded2 = [Signal(signed(ACC_BITS), name=f"rounded{i}") for i in range(lanes)]
@@ -188,3 +221,22 @@ class Context(Block):
             ]
 
         return m
+
+    def _add_up(self, m: Module, accs: list[Value], sums: list[Signal]) -> None:
+        """`sums` are `accs` with those of the chunks before, one cycle later; kept per slot."""
+        words = self._head_max // self._drain
+        m.submodules.chunks = memory = Memory(
+            shape=ACC_BITS * self._drain, depth=self._slot_groups * words, init=[]
+        )
+        # Read without a clock: so the latency is the same with and without chunks.
+        keep, kept = memory.write_port(), memory.read_port(domain="comb")
+        m.d.comb += kept.addr.eq(
+            self.in_slot * words + self.in_place[self._drain.bit_length() - 1 :]
+        )
+        m.d.sync += keep.en.eq(self.in_valid & ~self.in_closes)
+        m.d.comb += keep.data.eq(Cat(*sums))
+        with m.If(self.in_valid):
+            m.d.sync += keep.addr.eq(kept.addr)
+            for i, (total, acc) in enumerate(zip(sums, accs, strict=True)):
+                before = kept.data.word_select(i, ACC_BITS).as_signed()
+                m.d.sync += total.eq(Mux(self.in_opens, 0, before) + acc)

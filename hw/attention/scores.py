@@ -19,7 +19,8 @@ class Scores(Block):
     """One lane's score buffer: drain, store, and the maximum over the causal tokens.
 
     Each accumulator becomes `sat32(rs(acc, shift))`. Two banks, so that one kv head's scores are
-    written while the softmax reads the other's.
+    written while the softmax reads the other's. Of a context in chunks the scores of one chunk are
+    held, its tokens counted from its first one, and the maximum goes on from chunk to chunk.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class Scores(Block):
     in_begin : In
         First token of the slot's window: those before it do not count, either.
     in_start : In(1)
-        The slot's first word: its maximum restarts.
+        The slot's first word, of the first chunk if there are several: its maximum restarts.
     saturated : Out(1)
         A counting token of a word saturated; `SATURATED_LATENCY` cycles after the word.
     read : In(1), read_bank : In(1), read_slot : In, read_word : In

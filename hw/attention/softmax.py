@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -35,6 +35,10 @@ class Softmax(Block):
     `ProbQuantiser`. With dim block 0 the sum of p, the denominator, leaves too. The lanes of all
     array rows run in lockstep and share the V shifts.
 
+    A context longer than the scores' buffer comes in chunks, each an operation per dim block whose
+    tokens count from the chunk's first; the denominator grows from chunk to chunk and leaves with
+    the last one.
+
     Parameters
     ----------
     drain : int
@@ -45,6 +49,8 @@ class Softmax(Block):
         Tokens per slot: a multiple of 32 up to `TOKENS_MAX`.
     dim_blocks : int
         Blocks of 32 dims per head (1 or more).
+    chunks : bool
+        With the ports `start_opens` and `start_closes`.
 
     Members
     -------
@@ -61,6 +67,8 @@ class Softmax(Block):
         Words per slot: the longest length in whole blocks of 32, times 32/W.
     start_block : In
         Block of dims.
+    start_opens, start_closes : In(1), with chunks
+        The context's first chunk to be scanned: denominators restart; the last one: they leave.
     slot : Out; begin, length : In; used : In(1)
         First token of the slot's window, its causal length, and whether it has a query,
         combinational from `slot`.
@@ -100,7 +108,15 @@ class Softmax(Block):
         When a parameter is outside its range.
     """
 
-    def __init__(self, *, drain: int, slot_groups: int, tokens_max: int, dim_blocks: int) -> None:
+    def __init__(
+        self,
+        *,
+        drain: int,
+        slot_groups: int,
+        tokens_max: int,
+        dim_blocks: int,
+        chunks: bool = False,
+    ) -> None:
         if drain not in (1, 2, 4, 8, 16, 32):
             raise ValueError(f"drain = {drain} is impossible: allowed is a power of two up to 32")
         if slot_groups < 1:
@@ -111,7 +127,7 @@ class Softmax(Block):
             )
         if dim_blocks < 1:
             raise ValueError(f"dim_blocks = {dim_blocks} is impossible: allowed is 1 or more")
-        self._drain = drain
+        self._drain, self._slot_groups, self._chunks = drain, slot_groups, chunks
         words = tokens_max // drain
         slot_bits = max(1, (slot_groups - 1).bit_length())
         word_bits = max(1, (words - 1).bit_length())
@@ -151,8 +167,9 @@ class Softmax(Block):
                 "out_lo": Out(8 * BLOCK),
                 "out_sx": Out(6),
                 "out_last": Out(1),
+                **({"start_opens": In(1), "start_closes": In(1)} if chunks else {}),
             },
-            params=(drain, slot_groups, tokens_max, dim_blocks),
+            params=(drain, slot_groups, tokens_max, dim_blocks, chunks),
         )
 
     @staticmethod
@@ -192,6 +209,10 @@ class Softmax(Block):
             last_word.eq(words_left == 1),
             last_slot.eq(slots_left == 1),
         ]
+        opens, closes = Signal(), Signal()
+        if self._chunks:
+            with m.If(self.start):
+                m.d.sync += [opens.eq(self.start_opens), closes.eq(self.start_closes)]
         with m.If(self.start):
             m.d.sync += [
                 active.eq(1),
@@ -226,9 +247,12 @@ class Softmax(Block):
         # What goes along with a word, stage by stage; stage 0 is the word's turn.
         first_word = Signal()
         wants_den = Signal()
+        leaves = first_of_op & last_word & self.used
+        if self._chunks:
+            leaves &= closes
         m.d.comb += [
             first_word.eq(~word.any()),
-            wants_den.eq(first_of_op & last_word & self.used),
+            wants_den.eq(leaves),
         ]
         fields = [
             word,
@@ -240,6 +264,8 @@ class Softmax(Block):
             wants_den,
             last_word & last_slot,
         ]
+        if self._chunks:
+            fields += [opens, first_of_op & last_word]
         valid = [active, *(Signal(name=f"valid{i}") for i in range(1, _TO_BLOCK + 1))]
         along = [fields]
         for i in range(1, _TO_BLOCK + 1):
@@ -322,8 +348,20 @@ class Softmax(Block):
                     m.d.sync += piece.eq(w5)
             m.d.comb += full.eq(along[6][0][: parts.bit_length() - 1] == parts - 1)
         m.d.sync += self.den_valid.eq(valid[5] & along[5][6])
+        before = Const(0)
+        if self._chunks:
+            # What earlier chunks have added up, per slot; one head at a time.
+            m.submodules.sums = sums = Memory(shape=DEN_BITS, depth=self._slot_groups, init=[])
+            keep, kept = sums.write_port(), sums.read_port(domain="comb")
+            m.d.comb += [
+                kept.addr.eq(along[5][1]),
+                keep.addr.eq(along[6][1]),
+                keep.data.eq(self.den),
+                keep.en.eq(valid[6] & along[6][9]),
+            ]
+            before = Mux(along[5][8], 0, kept.data)
         with m.If(valid[5]):
-            m.d.sync += self.den.eq(Mux(along[5][5], 0, self.den) + sum5)
+            m.d.sync += self.den.eq(Mux(along[5][5], before, self.den) + sum5)
         m.d.comb += [self.den_slot.eq(along[6][1]), self.den_bank.eq(along[6][2])]
 
         # Stage 6: the quantiser.

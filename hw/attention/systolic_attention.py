@@ -21,12 +21,23 @@ from tokenloom.hw.array.wiring import connect_control, connect_operands
 from tokenloom.hw.attention.attention import Attention
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK
-from tokenloom.hw.sequencer.isa import ARRAY_OP, CONTEXT_OP, OPERAND_BITS, SOFTMAX_OP, Kind
+from tokenloom.hw.sequencer.isa import (
+    ARRAY_OP,
+    CHUNKS_MAX,
+    CONTEXT_OP,
+    OPERAND_BITS,
+    SOFTMAX_CHUNK_OP,
+    SOFTMAX_OP,
+    Kind,
+    When,
+)
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["AttentionTiming", "SystolicAttention"]
 
 _EDGE = 1
+# The context's last chunk, the one in work, the next to be looked at.
+_CHUNK_NUMBERS = ("chunk_last", "chunk", "chunk_looked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +74,9 @@ class SystolicAttention(Block):
         C, R (powers of two), W, slot groups.
     tokens_max, head_max : int
         Longest context, longest head.
+    score_tokens : int
+        Tokens whose scores are held at a time, a power of two; 0: all. A longer context comes in
+        chunks of so many (decision 26), all but the last of whose keys are streamed twice.
 
     Members
     -------
@@ -78,7 +92,8 @@ class SystolicAttention(Block):
     codes : In(8·32·C), k_shift, v_shift : In(5·C), with `take`
         Beats of K, tile by tile (C tokens), block by block: column c has token `tile·C + c`, K's
         shift of this block, and V's. Then per block of dims and tile of C dims those of V: 32
-        tokens of dim `32·block + tile·C + c`.
+        tokens of dim `32·block + tile·C + c`. With several chunks the keys of all of them, then
+        from the last chunk down its keys (not the last chunk's again) and values.
     block_valid, block_row, block_index, block_values, block_last : Out
         Blocks of 32 fixed32 values of a row's concatenated heads.
     saturated : Out(1), strobe
@@ -98,7 +113,15 @@ class SystolicAttention(Block):
     """
 
     def __init__(
-        self, *, columns: int, rows: int, drain: int, slots: int, tokens_max: int, head_max: int
+        self,
+        *,
+        columns: int,
+        rows: int,
+        drain: int,
+        slots: int,
+        tokens_max: int,
+        head_max: int,
+        score_tokens: int = 0,
     ) -> None:
         for name, value in (("columns", columns), ("rows", rows), ("drain", drain)):
             if value < 1 or value & (value - 1):
@@ -115,8 +138,15 @@ class SystolicAttention(Block):
                 f"head_max = {head_max} is impossible: allowed are multiples of drain = {drain} "
                 f"up to {8 * BLOCK}"
             )
+        least = max(BLOCK, columns, tokens_max // CHUNKS_MAX)
+        if score_tokens and (score_tokens & (score_tokens - 1) or score_tokens < least):
+            raise ValueError(
+                f"score_tokens = {score_tokens} is impossible: allowed are 0 and powers of two "
+                f"from {least} on, a block, a tile and at most {CHUNKS_MAX} chunks"
+            )
         self._c, self._r, self._w, self._slots = columns, rows, drain, slots
-        self._tokens, self._head = tokens_max, head_max
+        self._chunked = 0 < score_tokens < tokens_max
+        self._tokens, self._head = score_tokens if self._chunked else tokens_max, head_max
         self._head_blocks = -(-head_max // BLOCK)
         super().__init__(
             {
@@ -147,7 +177,7 @@ class SystolicAttention(Block):
                 "block_last": Out(1),
                 "saturated": Out(1),
             },
-            params=(columns, rows, drain, slots, tokens_max, head_max),
+            params=(columns, rows, drain, slots, tokens_max, head_max, score_tokens),
         )
 
     def timing(self, *, rows_used: int, group: int, head_size: int, tokens: int) -> AttentionTiming:
@@ -163,31 +193,46 @@ class SystolicAttention(Block):
         c, w, r = self._c, self._w, self._r
         groups, blocks = -(-group * rows_used // r), -(-head_size // BLOCK)
         drain = c // w
-        words, token_blocks = -(-tokens // BLOCK) * BLOCK // w, -(-tokens // BLOCK)
         end_tail = _EDGE + ArrayControl.DRAIN + groups * drain - 1 + r - 1
 
         def tile(beats: int) -> int:
             return groups * max(beats, drain)
 
-        key_tiles = -(-tokens // c)
-        issued = 1 + (key_tiles - 1) * tile(blocks) + (blocks - 1) * groups
-        keys = issued + end_tail + Attention.KEYS_DONE
-        beats = key_tiles * blocks
-        array_free, drained = key_tiles * tile(blocks), issued + groups * drain
-        soft_free, soft, values = 0, [0] * blocks, [0] * blocks
-        for b in range(blocks):
-            begin = max(keys + 1, soft_free, values[b - 2] + 1 if b >= 2 else 0)
-            soft_free = begin + Softmax.duration(groups, words)
-            soft[b] = begin + Softmax.latency(groups, words)
-            tiles = -(-min(BLOCK, head_size - BLOCK * b) // c)
-            lead = 1 + (2 * token_blocks - 1) * groups
-            first = max(soft[b] + 1, array_free)
+        size = self._tokens if self._chunked else tokens
+        chunks = -(-tokens // size)
+        array_free = drained = beats = 0
+
+        def play(begin: int, tiles: int, length: int) -> int:
+            """Issue an operation of so many beats per tile; its last cycle."""
+            nonlocal array_free, drained
+            lead = 1 + (length - 1) * groups
+            first = max(begin, array_free)
             first += max(0, drained - first - lead)
-            array_free = first + tiles * tile(2 * token_blocks)
-            issued = first + lead + (tiles - 1) * tile(2 * token_blocks)
+            array_free = first + tiles * tile(length)
+            issued = first + lead + (tiles - 1) * tile(length)
             drained = issued + groups * drain
-            values[b] = issued + end_tail + Attention.VALUES_DONE
-            beats += tiles * token_blocks
+            return issued + end_tail
+
+        def keys_of(chunk: int) -> int:
+            nonlocal beats
+            tiles = -(-min(size, tokens - chunk * size) // c)
+            beats += tiles * blocks
+            return play(0, tiles, blocks) + Attention.KEYS_DONE
+
+        keys = max(keys_of(chunk) for chunk in range(chunks))
+        soft_free, soft, values = 0, [0] * blocks, [0] * blocks
+        for chunk in reversed(range(chunks)):
+            held = -(-min(size, tokens - chunk * size) // BLOCK)
+            words = held * BLOCK // w
+            if chunk + 1 < chunks:
+                keys = keys_of(chunk)
+            for b in range(blocks):
+                begin = max(keys + 1, soft_free, values[b - 2] + 1 if b >= 2 else 0)
+                soft_free = begin + Softmax.duration(groups, words)
+                soft[b] = begin + Softmax.latency(groups, words)
+                tiles = -(-min(BLOCK, head_size - BLOCK * b) // c)
+                values[b] = play(soft[b] + 1, tiles, 2 * held) + Attention.VALUES_DONE
+                beats += tiles * held
         out = rows_used * -(-group * head_size // BLOCK)
         first_block = values[-1] + 1 + Attention.CONTEXT_BLOCK
         return AttentionTiming(
@@ -211,6 +256,7 @@ class SystolicAttention(Block):
         attention = Attention(
             columns=self._c, drain=self._w, rows=rows, slots=slots, tokens_max=self._tokens,
             dim_blocks=self._head_blocks, width_max=slots * rows * self._head,
+            head_max=self._head if self._chunked else 0,
         )  # fmt: skip
         m.submodules.array_control = instance(control, en=self.en)
         m.submodules.array = instance(array, en=self.en)
@@ -233,10 +279,36 @@ class SystolicAttention(Block):
         # Scores, then per block of dims softmax and values, then the context.
         soft_begun, soft_over, begun, over = (Signal(4, name=f"count{i}") for i in range(4))
         scored, done = Signal(), Signal(init=1)
-        array_op, soft_op = Signal(ARRAY_OP), Signal(SOFTMAX_OP)
+        array_op = Signal(ARRAY_OP)
+        soft_op = Signal(SOFTMAX_CHUNK_OP if self._chunked else SOFTMAX_OP)
         ctx_op = Signal(CONTEXT_OP)
         dims_left = Signal(9)
         values_now, soft_now, out_now, out_sent = Signal(), Signal(), Signal(), Signal()
+        all_over, all_scored, in_chunk = over == key_blocks, Const(1), tokens
+        issues = self.start | values_now
+        last, chunk, looked = (Signal(range(CHUNKS_MAX), name=name) for name in _CHUNK_NUMBERS)
+        owed, looking, keys_now = Signal(range(CHUNKS_MAX + 1)), Signal(), Signal()
+        if self._chunked:
+            bits = self._tokens.bit_length() - 1
+            here = Mux(values_now, chunk, Mux(looking, looked, chunk - 1))
+            number, again = Signal.like(chunk), Signal()
+            left = tokens - (number << bits)
+            in_chunk = Mux(left > self._tokens, self._tokens, left)
+            all_over &= scored & (chunk == 0)
+            all_scored = ~looking & (owed == 1)
+            issues |= keys_now
+            m.d.comb += [
+                last.eq((tokens - 1) >> bits),
+                keys_now.eq(
+                    ~done & control.ready & (looking | ((begun == key_blocks) & (chunk != 0)))
+                ),
+                number.eq(Mux(self.start, 0, here)),
+                again.eq(keys_now & ~looking),
+                array_op.y_base.eq(Cat(number, Mux(again, When.EARLIER, When.ANY))),
+                soft_op.chunk.eq(Cat(chunk, Mux(chunk == last, When.ANY, When.EARLIER))),
+                attention.chunk_last.eq(last),
+                attention.chunk_last_windowed.eq(last),
+            ]
         m.d.comb += [
             self.ready.eq(done),
             values_now.eq(~done & (begun != soft_over) & control.ready),
@@ -244,7 +316,7 @@ class SystolicAttention(Block):
                 ~done & scored & (soft_begun != key_blocks) & attention.soft_ready
                 & (soft_begun < over + 2)
             ),
-            out_now.eq(~done & (over == key_blocks) & ~out_sent & attention.ctx_ready),
+            out_now.eq(~done & all_over & ~out_sent & attention.ctx_ready),
             dims_left.eq(self.head_size - (begun << 5)),
             array_op.shift.eq(self.score_shift),
             array_op.windowed.eq(1),
@@ -278,21 +350,38 @@ class SystolicAttention(Block):
                 over.eq(over + attention.values_done),
             ]
             with m.If(attention.keys_done):
-                m.d.sync += scored.eq(1)
+                m.d.sync += scored.eq(all_scored)
             with m.If(out_now):
                 m.d.sync += out_sent.eq(1)
             with m.If(attention.block_valid & tag.last):
                 m.d.sync += done.eq(1)
 
+        if self._chunked:
+            # Chunks to look at for the maximum; then the one whose values are summed.
+            with m.If(self.start):
+                m.d.sync += [chunk.eq(last), looked.eq(1), looking.eq(last != 0), owed.eq(1)]
+            with m.Else():
+                m.d.sync += owed.eq(owed + keys_now - attention.keys_done)
+                with m.If(keys_now & looking):
+                    m.d.sync += [looked.eq(looked + 1), looking.eq(looked != last)]
+                with m.Elif(keys_now):
+                    m.d.sync += [
+                        chunk.eq(chunk - 1), scored.eq(0), soft_begun.eq(0), soft_over.eq(0),
+                        begun.eq(0),
+                    ]  # fmt: skip
+                # In the array's order the values of the chunk before are all done.
+                with m.If(attention.keys_done):
+                    m.d.sync += over.eq(0)
+
         zeros = Const(0, 11)
         m.d.comb += [
-            control.issue.eq(self.start | values_now),
+            control.issue.eq(issues),
             control.op.eq(array_op),
             control.rows_used.eq(self.rows_used),
             control.group_rows.eq(group_rows),
             control.slot_groups.eq(slot_groups),
-            control.key_tiles.eq((tokens + (self._c - 1)) >> (self._c.bit_length() - 1)),
-            control.value_blocks.eq((tokens + (BLOCK - 1)) >> 5),
+            control.key_tiles.eq((in_chunk + (self._c - 1)) >> (self._c.bit_length() - 1)),
+            control.value_blocks.eq((in_chunk + (BLOCK - 1)) >> 5),
             control.key_blocks.eq(key_blocks),
             self.will_take.eq(control.will_take),
             self.take.eq(control.take),

@@ -13,18 +13,26 @@ __all__ = ["SPEC"]
 
 
 def _timing(
-    *, columns: int, rows: int, drain: int, slots: int, tokens_max: int, head_max: int
+    *,
+    columns: int,
+    rows: int,
+    drain: int,
+    slots: int,
+    tokens_max: int,
+    head_max: int,
+    score_tokens: int,
 ) -> list[Timing]:
     block = SystolicAttention(
         columns=columns, rows=rows, drain=drain, slots=slots, tokens_max=tokens_max,
-        head_max=head_max,
+        head_max=head_max, score_tokens=score_tokens,
     )  # fmt: skip
     found = []
     for tokens in sorted({min(128, tokens_max), tokens_max}):
-        words = -(-tokens // BLOCK) * BLOCK // drain
+        scores = min(tokens, score_tokens or tokens)
+        words = -(-scores // BLOCK) * BLOCK // drain
         found.append(
             Timing(
-                f"softmax of {tokens} scores, a slot in each of {rows} rows",
+                f"softmax of {scores} scores, a slot in each of {rows} rows",
                 "ceil(T / 32) 32 / drain + 6 + ProbQuantiser.LATENCY",
                 Softmax.latency(1, words),
                 "8 parallel groups" if drain == 8 else "",
@@ -79,6 +87,12 @@ SPEC = BlockSpec(
         Parameter("slots", 2, "1 or more", "Queries per row that share a beat in turn."),
         Parameter("tokens_max", 256, "a multiple of 32 up to 131072", "Longest context."),
         Parameter("head_max", 64, "a multiple of drain up to 256", "Longest head."),
+        Parameter(
+            "score_tokens",
+            0,
+            "0, or a power of two from 32 and columns on",
+            "Tokens whose scores are held at a time, 0 for all; longer contexts come in chunks.",
+        ),
     ),
     build=SystolicAttention,
     timing=_timing,

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 from amaranth.lib import data
 
 __all__ = [
     "ARRAY_OP",
+    "CHUNK",
+    "CHUNKS_MAX",
+    "CHUNK_LAYOUTS",
     "CONTEXT_OP",
     "DONE_BITS",
     "EMBED_OP",
@@ -20,11 +24,14 @@ __all__ = [
     "LAYOUTS",
     "NORM_OP",
     "OPERAND_BITS",
+    "SOFTMAX_CHUNK_OP",
     "SOFTMAX_OP",
     "TAPE_OP",
     "Dest",
     "Kind",
     "Unit",
+    "When",
+    "chunk_runs",
     "pack",
 ]
 
@@ -69,6 +76,32 @@ HEADER = data.StructLayout(
     }
 )
 
+CHUNKS_MAX = 64
+
+CHUNK = data.StructLayout(
+    {
+        "number": (CHUNKS_MAX - 1).bit_length(),  # tokens number * score_tokens and following
+        "when": 2,  # When
+    }
+)
+
+
+class When(enum.IntEnum):
+    """In which passes an operation on a chunk is played, if the context reaches that chunk."""
+
+    ANY = 0
+    EARLIER = 1  # not if it is the context's last chunk
+    LAST = 2  # only if it is
+
+
+def chunk_runs(number: Any, when: Any, last: Any) -> Any:
+    """Whether an operation on a chunk is played where `last` is the context's last chunk.
+
+    Of integers or of signals.
+    """
+    return ((last > number) & (when != When.LAST)) | ((last == number) & (when != When.EARLIER))
+
+
 EMBED_OP = data.StructLayout({"header": HEADER, "shift": 6, "count": 16})
 
 NORM_OP = data.StructLayout(
@@ -84,7 +117,8 @@ ARRAY_OP = data.StructLayout(
         "beats": 10,  # matmul and keys; values: from the pass's length
         "count": 20,  # outputs of a matmul, dims of a values operation
         "x_base": OPERAND_BITS,
-        "y_base": OPERAND_BITS,  # where blocks of the result go in the operand buffer
+        # Where blocks of the result go in the operand buffer; keys and values: `CHUNK`.
+        "y_base": OPERAND_BITS,
         "shift": 6,
         "aux_shift": 6,  # SwiGLU
         "floor": 5,
@@ -97,9 +131,11 @@ ARRAY_OP = data.StructLayout(
     }
 )
 
-SOFTMAX_OP = data.StructLayout(
-    {"header": HEADER, "block": 3, "scores": 1, "parity": 1, "windowed": 1}
-)
+_SOFTMAX = {"header": HEADER, "block": 3, "scores": 1, "parity": 1, "windowed": 1}
+SOFTMAX_OP = data.StructLayout(_SOFTMAX)
+
+# Where the score buffer is shorter than the context.
+SOFTMAX_CHUNK_OP = data.StructLayout({**_SOFTMAX, "chunk": CHUNK.size})
 
 CONTEXT_OP = data.StructLayout(
     {
@@ -116,7 +152,7 @@ TAPE_OP = data.StructLayout(
     {
         "kind": 2,  # TapeKind
         "addr": 32,  # word address; keys and values: offset of layer and head inside a page
-        "blocks": 24,  # weights only
+        "blocks": 24,  # weights; keys and values: `CHUNK`
         "tiles": 8,  # values: dims of this operation in one channel
         "layer": 8,
         "windowed": 1,
@@ -132,6 +168,9 @@ LAYOUTS = {
     Unit.SOFTMAX: SOFTMAX_OP,
     Unit.CONTEXT: CONTEXT_OP,
 }
+
+# A program's words are packed with these; a queue without chunks drops the bits that it lacks.
+CHUNK_LAYOUTS = {**LAYOUTS, Unit.SOFTMAX: SOFTMAX_CHUNK_OP}
 
 
 def pack(layout: data.StructLayout, values: Mapping[str, object]) -> int:

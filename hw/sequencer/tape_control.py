@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.numbers.words import ceil_shift, ceil_to
-from tokenloom.hw.sequencer.isa import TAPE_OP
+from tokenloom.hw.sequencer.isa import CHUNK, TAPE_OP, chunk_runs
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["PASS_BITS", "TapeControl"]
@@ -36,6 +36,8 @@ class TapeControl(Block):
         Cycles from `lookup_page` to `lookup_phys`.
     beat_blocks : int
         Blocks per beat: commands for V have a multiple of them.
+    chunk_tokens : int
+        Tokens per chunk, a power of two of whole pages; 0 where a context is one.
 
     Members
     -------
@@ -62,7 +64,9 @@ class TapeControl(Block):
         pages_max: int,
         lookup_latency: int,
         beat_blocks: int = 1,
+        chunk_tokens: int = 0,
     ) -> None:
+        self._chunk = chunk_tokens
         self._depth, self._c, self._page = depth, columns, page_tokens
         self._lookup, self._beat_blocks = lookup_latency, beat_blocks
         super().__init__(
@@ -93,6 +97,7 @@ class TapeControl(Block):
             },
             params=(
                 depth, columns, page_tokens, dim_blocks, pages_max, lookup_latency, beat_blocks,
+                chunk_tokens,
             ),
         )  # fmt: skip
 
@@ -126,6 +131,16 @@ class TapeControl(Block):
         base = Signal(32)
         first = Signal(20)
         m.d.comb += first.eq(Mux(op.windowed, self.first, 0))
+        # A detour's first page and its tokens; and whether this pass makes it.
+        start, tokens_left = first >> page_bits, self.length - first
+        if self._chunk:
+            chunk_bits = self._chunk.bit_length() - 1
+            chunk = data.View(CHUNK, op.blocks[: CHUNK.size])
+            last = (tokens_left - 1)[chunk_bits:20]
+            runs = chunk_runs(chunk.number, chunk.when, last)
+            left_here = tokens_left - (chunk.number << chunk_bits)
+            start = (first >> page_bits) + (chunk.number << chunk_bits - page_bits)
+            tokens_left = Mux(left_here > self._chunk, self._chunk, left_here)
 
         with m.If(self.cmd_valid & self.cmd_ready):
             m.d.sync += self.cmd_valid.eq(0)
@@ -156,12 +171,16 @@ class TapeControl(Block):
                         m.next = "fetch"
                 with m.Elif(known & (self.layers_written > op.layer)):
                     m.d.sync += [
-                        page.eq(first >> page_bits),
+                        page.eq(start),
                         tile.eq(0),
-                        left.eq(self.length - first),
+                        left.eq(tokens_left),
                         wait.eq(0),
                     ]
                     m.next = "lookup"
+                    if self._chunk:
+                        with m.If(~runs):
+                            m.d.sync += pc.eq(pc + 1)
+                            m.next = "fetch"
             with m.State("lookup"):
                 m.d.sync += wait.eq(wait + 1)
                 with m.If(wait == self._lookup):
@@ -188,8 +207,8 @@ class TapeControl(Block):
                     m.next = "lookup"
                     with m.If(last_page):
                         m.d.sync += [
-                            page.eq(first >> page_bits),
-                            left.eq(self.length - first),
+                            page.eq(start),
+                            left.eq(tokens_left),
                             tile.eq(tile + 1),
                         ]
                         with m.If((op.kind == TapeKind.K) | (tile + 1 == op.tiles)):

@@ -7,7 +7,7 @@ from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.sequencer.isa import DONE_BITS, LAYOUTS, Unit
+from tokenloom.hw.sequencer.isa import CHUNK_LAYOUTS, DONE_BITS, LAYOUTS, Unit
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["UnitQueue"]
@@ -21,6 +21,8 @@ class UnitQueue(Block):
     unit : Unit
     depth : int
         Instructions that fit.
+    chunks : bool
+        With the ports `head`, `skip` and `position`: instructions can be passed over.
 
     Members
     -------
@@ -31,19 +33,27 @@ class UnitQueue(Block):
     ready : In(1), the unit accepts an instruction in this cycle
     issue : Out(1), it does accept one; op : Out, its bits, valid with `issue`
     stopped : Out(1), the program has ended
+    head : Out, with chunks: bits of the instruction at the head; skip : In(1), it is passed over,
+        whatever it waits for; position : Out, its place in the queue
 
     Latency
     -------
     `issue` comes in the very cycle in which `ready` and the counts allow it; the next instruction
-    is at the head one cycle later, and so is the first one after `restart`.
+    is at the head one cycle later, and so is the first one after `restart`. An instruction that is
+    passed over takes one cycle at the head.
     """
 
-    def __init__(self, *, unit: Unit, depth: int) -> None:
+    def __init__(self, *, unit: Unit, depth: int, chunks: bool = False) -> None:
         if depth < 2:
             raise ValueError(f"queue depth is {depth}; allowed: 2 and more")
-        self._unit, self._depth = unit, depth
-        self._layout = LAYOUTS[unit]
+        self._unit, self._depth, self._chunks = unit, depth, chunks
+        self._layout = (CHUNK_LAYOUTS if chunks else LAYOUTS)[unit]
         self.module_name = f"queue_{unit.name.lower()}"
+        chunk_ports = {
+            "head": Out(self._layout.size),
+            "skip": In(1),
+            "position": Out(range(depth)),
+        }
         super().__init__(
             {
                 "cfg_we": In(1),
@@ -56,8 +66,9 @@ class UnitQueue(Block):
                 "issue": Out(1),
                 "op": Out(self._layout.size),
                 "stopped": Out(1),
+                **(chunk_ports if chunks else {}),
             },
-            params=(unit, depth),
+            params=(unit, depth, chunks),
         )
 
     def elaborate(self, platform: object) -> Module:
@@ -81,9 +92,17 @@ class UnitQueue(Block):
             self.done.word_select(u, DONE_BITS) >= op.header.wait[u] for u in range(len(Unit))
         ).all()
         ends = op.header.stop | (op.header.sample_only & ~self.sample)
+        if self._chunks:
+            passed = valid & ~ends & self.skip
+            m.d.comb += [
+                self.issue.eq(valid & ~ends & ~self.skip & met & self.ready),
+                step.eq(self.issue | passed),
+                self.head.eq(read.data),
+                self.position.eq(pc),
+            ]
+        else:
+            m.d.comb += [self.issue.eq(valid & ~ends & met & self.ready), step.eq(self.issue)]
         m.d.comb += [
-            self.issue.eq(valid & ~ends & met & self.ready),
-            step.eq(self.issue),
             self.stopped.eq(~running | (valid & ends)),
         ]
         with m.If(self.restart):

@@ -1,6 +1,8 @@
 """The hardware configuration: presets, overrides, and errors that say what is allowed."""
 
 import dataclasses
+import hashlib
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +111,53 @@ def test_derived_of_wide_beats():
     # norm 18, context 18, hidden 48, queries 3 * 3 * 4 blocks
     assert hardware.operand_blocks == 20 + 20 + 48 + 36
     assert load("mini", ["array.lanes=64", "maxima.positions=20"]).attention_tokens == 128
+
+
+def test_chunks():
+    """A score buffer shorter than the context: chunks, and instructions for all of them."""
+    whole, limited = load("mini"), load("mini", ["score_tokens=128"])
+    assert not whole.chunked and whole.chunks(512) == 1 and whole.attention_tokens == 512
+    assert limited.chunked and limited.attention_tokens == 128
+    assert [limited.chunks(tokens) for tokens in (1, 128, 129, 512)] == [1, 1, 2, 4]
+    # Four chunks: seven operations on keys, four on values; one more softmax per chunk but one.
+    assert limited.array_operations == 8 * (6 + 4 * (7 + 4)) + 1
+    assert limited.softmax_operations == 8 * 4 * (4 + 3)
+    assert whole.softmax_operations == 8 * 4
+    # A buffer for every position is no buffer of chunks.
+    assert not load("mini", ["score_tokens=512"]).chunked
+    assert limited.digest() != whole.digest()
+
+
+def test_a_chip_without_chunks_keeps_its_digest():
+    """The key is not in the digest where it says nothing."""
+    data = load("mini").to_dict()
+    assert data.pop("score_tokens") == 0
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    assert load("mini").digest() == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["score_tokens=96"], "score_tokens = 96 is impossible: allowed is 0 or a power of two"),
+        (["score_tokens=32"], "power of two from 64 .whole pages"),
+        (
+            ["array.lanes=128", "score_tokens=128", "memory.page_tokens=128"],
+            "power of two from 256 .*two beats of array.lanes = 128",
+        ),
+        (
+            ["score_tokens=64", "maxima.positions=4097", "memory.pages=100"],
+            "score_tokens in chunks of maxima.positions = 65 is impossible: allowed is up to 64",
+        ),
+        (
+            ["score_tokens=64", "maxima.positions=4096", "maxima.layers=40"],
+            "maxima.layers in operations of the array = .*because instructions wait",
+        ),
+    ],
+)
+def test_impossible_chunks(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load("mini", overrides)
 
 
 def test_a_word_of_four_bit_codes_is_a_beat_at_least():

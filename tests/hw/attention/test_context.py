@@ -41,6 +41,9 @@ async def lane(dut: Any) -> None:
         "out_dim": dim_bits,
         "out_saturated": 1,
     }
+    head_max = p.get("head_max", 0)
+    if head_max:
+        inputs |= {"in_place": len(dut.in_place), "in_opens": 1, "in_closes": 1}
     bench = Lane(dut, inputs, outputs, rng=rng, valid=("in_valid", "den_valid"))
     await bench.reset()
 
@@ -50,6 +53,10 @@ async def lane(dut: Any) -> None:
 
     known: dict[tuple[int, int], int] = {}  # denominators as accumulators see them
     saturations = 0
+    sums: dict[tuple[int, int], Any] = {}  # (slot, first dim in the head): of the chunks so far
+    floors: dict[tuple[int, int], int] = {}
+    latest: tuple[int, int] | None = None
+    divided = 0
     for stall in STALLS:
         on_the_way: dict[int, tuple[tuple[int, int], int]] = {}
         cycles: list[Item | None] = []
@@ -66,17 +73,36 @@ async def lane(dut: Any) -> None:
                 den = some_den()
                 item |= {"den_valid": 1, "den_bank": place[0], "den_slot": place[1], "den": den}
                 on_the_way[cycle + Context.DEN_LATENCY] = place, den
+            before, latest = latest, None
             if cycle >= 2 * slots + Context.DEN_LATENCY and rng.random() < 0.8:
                 place = rng.choice(sorted(known))
-                nd = int(formats.denominator_bits(known[place]))
                 floor = rng.choice((0, 0, 1, 7, 17))
+                opens = closes = True
+                if head_max:
+                    latest = place[1], rng.randrange(head_max // width) * width
+                    going = sorted(at for at in sums if at != before)  # again after two cycles
+                    if latest == before or (going and rng.random() < 0.7):
+                        latest = rng.choice(going) if going else None
+                if head_max and latest:
+                    place = place[0], latest[0]
+                    opens, closes = latest not in sums or rng.random() < 0.1, rng.random() < 0.4
+                    floor = floor if opens else floors[latest]
+                nd = int(formats.denominator_bits(known[place]))
                 # Up to what fits 63 bits; mostly in range after the division.
                 top = min(bits - 1, 62 - floor, rng.choice((30 + nd - floor, 31 + nd, 62)))
+                top -= 6 if head_max else 0  # sums of up to 64 chunks
                 accs = [rng.randrange(-(1 << top), 1 << top) for _ in range(width)]
                 if rng.random() < 0.1:
                     accs = [rng.choice((-(1 << top), (1 << top) - 1, 0, -1)) for _ in accs]
-                values, count = formats.context(np.array(accs, dtype=np.int64), known[place], floor)
-                saturations += count
+                total = np.array(accs, dtype=np.int64)
+                if head_max and latest is None:
+                    cycles.append(item)
+                    continue
+                if latest:
+                    total = total if opens else total + sums[latest]
+                    sums[latest], floors[latest] = total, floor
+                    if closes:
+                        del sums[latest]
                 dim = rng.getrandbits(dim_bits)
                 item |= {
                     "in_valid": 1,
@@ -86,29 +112,54 @@ async def lane(dut: Any) -> None:
                     "in_dim": dim,
                     "in_floor_v": floor,
                 }
-                result = {
-                    "out_valid": 1,
-                    "out_values": pack(values, 32),
-                    "out_slot": place[1],
-                    "out_dim": dim,
-                    "out_saturated": int(count > 0),
-                }
-                expected.append((cycle + Context.LATENCY, result))
+                if latest:
+                    item |= {"in_place": latest[1], "in_opens": opens, "in_closes": closes}
+                if closes:
+                    values, count = formats.context(total, known[place], floor)
+                    saturations += count
+                    divided += not opens
+                    result = {
+                        "out_valid": 1,
+                        "out_values": pack(values, 32),
+                        "out_slot": place[1],
+                        "out_dim": dim,
+                        "out_saturated": int(count > 0),
+                    }
+                    expected.append((cycle + Context.LATENCY, result))
             cycles.append(item)
         expect(await bench.run(cycles, stall=stall), expected)
         for _, (place, den) in sorted(on_the_way.items()):
             known[place] = den
     assert saturations > 0
+    assert bool(head_max) == (divided > 20)
 
 
-@pytest.mark.parametrize(("drain", "slot_groups", "acc_bits"), [(2, 2, 64), (8, 3, 48)])
-def test_context(drain: int, slot_groups: int, acc_bits: int) -> None:
-    values = {"drain": drain, "slot_groups": slot_groups, "width_max": 64, "acc_bits": acc_bits}
+@pytest.mark.parametrize(
+    ("drain", "slot_groups", "acc_bits", "head_max"),
+    [(2, 2, 64, 0), (8, 3, 48, 0), (2, 2, 64, 6), (8, 3, 64, 32)],
+)
+def test_context(drain: int, slot_groups: int, acc_bits: int, head_max: int) -> None:
+    values = {
+        "drain": drain,
+        "slot_groups": slot_groups,
+        "width_max": 64,
+        "acc_bits": acc_bits,
+        "head_max": head_max,
+    }
     run_block(Context(**values), __name__, parameters=values)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"drain": 0}, {"slot_groups": 0}, {"width_max": 1}, {"acc_bits": 39}]
+    "wrong",
+    [
+        {"drain": 0},
+        {"slot_groups": 0},
+        {"width_max": 1},
+        {"acc_bits": 39},
+        {"head_max": 3},
+        {"head_max": 66},
+        {"drain": 3, "head_max": 6},
+    ],
 )
 def test_parameters(wrong: dict[str, int]) -> None:
     values = {"drain": 2, "slot_groups": 2, "width_max": 64, "acc_bits": 64} | wrong

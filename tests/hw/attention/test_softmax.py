@@ -39,11 +39,12 @@ async def lane(dut: Any) -> None:
     width, slots = p["drain"], p["slot_groups"]
     tokens_max, dim_blocks = p["tokens_max"], p["dim_blocks"]
     parts = 32 // width
+    chunks = bool(p.get("chunks"))
     ins = (
         "start start_bank start_out_bank start_groups start_words start_block begin length used "
         "scores "
         "scores_max v_shift"
-    )
+    ) + (" start_opens start_closes" if chunks else "")
     outs = (
         "slot scores_read scores_bank scores_slot scores_word v_read v_bank v_token v_block "
         "den_valid den_bank den_slot den out_valid out_bank out_slot out_block out_hi out_lo "
@@ -72,13 +73,15 @@ async def lane(dut: Any) -> None:
     begins: dict[tuple[int, int], int] = {}
     used: dict[tuple[int, int], int] = {}
 
-    def prepare(bank: int, number: int) -> tuple[int, int]:
-        """New scores for a bank: (groups, words)."""
-        groups = rng.randrange(1, slots + 1)
+    def prepare(bank: int, number: int, before: int = 0) -> tuple[int, int]:
+        """New scores for a bank: (groups, words); with a context's later chunk its groups."""
+        groups = before or rng.randrange(1, slots + 1)
         for slot in range(groups):
             length = rng.choice((1, 2, 31, 32, 33, tokens_max - 1, tokens_max))
             if number == operations - 2:
                 length = tokens_max
+            elif chunks and slot and rng.random() < 0.3:
+                length = 0  # this row's context ends, or its window begins, in another chunk
             if number == 0:
                 length = 1
             kind = KINDS[(number + slot) % len(KINDS)] if number < operations - 2 else "equal"
@@ -87,18 +90,24 @@ async def lane(dut: Any) -> None:
                 rng.choice((HIGH, LOW, rng.randrange(LOW, HIGH)))
                 for _ in range(tokens_max - length)
             ]
-            begin = rng.choice((0, 0, length - 1, rng.randrange(length)))
+            begin = rng.choice((0, 0, max(0, length - 1), rng.randrange(length + 1)))
+            begin = min(begin, length if chunks else length - 1)
             if number == operations - 2:
                 begin = 0
             begins[bank, slot] = begin
             scores[bank, slot][:begin] = [rng.choice((HIGH, LOW, 0)) for _ in range(begin)]
-            highest[bank, slot] = max(values[begin:])
+            highest[bank, slot] = max(values[begin:], default=LOW)
             lengths[bank, slot] = length
-            used[bank, slot] = int(slot == 0 or rng.random() < 0.7)
+            used[bank, slot] = used[1 - bank, slot] if before else slot == 0 or rng.random() < 0.7
         most = max(lengths[bank, slot] for slot in range(groups))
         return groups, -(-most // 32) * parts
 
-    def forecast(start: int, bank: int, out_bank: int, groups: int, words: int, block: int) -> None:
+    added: dict[int, int] = {}  # denominators of the chunks so far, by slot
+
+    def forecast(
+        start: int, bank: int, out_bank: int, groups: int, words: int, block: int,
+        opens: bool = True, closes: bool = True,
+    ) -> None:  # fmt: skip
         count = words * width
         for slot in range(groups):
             mask = np.arange(count) < lengths[bank, slot]
@@ -108,7 +117,10 @@ async def lane(dut: Any) -> None:
                 power, den = formats.exp2(scores[bank, slot][:count], mask)
                 w = power << np.array(shifts[bank, block][:count], dtype=np.int64)
                 if block == 0:
-                    dens[start + Softmax.den_latency(slot + 1, words)] = bank, slot, int(den)
+                    added[slot] = int(den) + (0 if opens else added[slot])
+                    if closes:
+                        at = start + Softmax.den_latency(slot + 1, words)
+                        dens[at] = bank, slot, added[slot]
             for number in range(words // parts):
                 codes, shift = formats.prob_quantise(w[32 * number : 32 * number + 32])
                 hi, lo = formats.prob_split(codes)
@@ -130,7 +142,8 @@ async def lane(dut: Any) -> None:
     shape = (0, 0)
     asked: tuple[int, int] | None = None
     v_asked: int | None = None
-    last_end = largest_den = 0
+    last_end = largest_den = left = 0
+    opens = closes = True
     while number < operations or belt.cycle < last_end + 3:
         belt.stall = STALLS[number % 3]
         out = await belt.next()
@@ -167,7 +180,12 @@ async def lane(dut: Any) -> None:
         if number < operations and cycle >= ready and rng.random() < 0.8:
             if block == 0:
                 bank = 1 - bank
-                shape = prepare(bank, number)
+                opens = left == 0
+                shape = prepare(bank, number, 0 if opens else shape[0])
+                left = left - 1 if left else rng.randrange(4) if chunks else 0
+                closes = left == 0
+            if chunks:
+                item |= {"start_opens": opens, "start_closes": closes}
             item |= {
                 "start": 1,
                 "start_bank": bank,
@@ -176,7 +194,7 @@ async def lane(dut: Any) -> None:
                 "start_words": shape[1],
                 "start_block": block,
             }
-            forecast(cycle, bank, out_bank, *shape, block)
+            forecast(cycle, bank, out_bank, *shape, block, opens, closes)
             ready = cycle + Softmax.duration(*shape)
             last_end = cycle + Softmax.latency(*shape)
             block = (block + 1) % dim_blocks
@@ -184,19 +202,29 @@ async def lane(dut: Any) -> None:
             number += 1
         belt.drive(**item)
     assert not blocks and not dens
-    assert largest_den == tokens_max << formats.PROB_FRAC
+    longest = tokens_max << formats.PROB_FRAC
+    assert largest_den > longest if chunks else largest_den == longest
 
 
 @pytest.mark.parametrize(
-    ("drain", "slot_groups", "tokens_max", "dim_blocks"),
-    [(2, 2, 128, 2), (32, 3, 96, 1), (8, 2, 128, 1)],
+    ("drain", "slot_groups", "tokens_max", "dim_blocks", "chunks"),
+    [
+        (2, 2, 128, 2, False),
+        (32, 3, 96, 1, False),
+        (8, 2, 128, 1, False),
+        (2, 2, 64, 2, True),
+        (32, 3, 32, 1, True),  # a word per slot
+    ],
 )
-def test_softmax(drain: int, slot_groups: int, tokens_max: int, dim_blocks: int) -> None:
+def test_softmax(
+    drain: int, slot_groups: int, tokens_max: int, dim_blocks: int, chunks: bool
+) -> None:
     values = {
         "drain": drain,
         "slot_groups": slot_groups,
         "tokens_max": tokens_max,
         "dim_blocks": dim_blocks,
+        "chunks": chunks,
     }
     run_block(Softmax(**values), __name__, parameters=values)
 

@@ -50,7 +50,11 @@ class Case:
             size = size // BLOCK * BLOCK
         self.size, self.blocks = size, -(-size // BLOCK)
         most = given["tokens_max"]
-        length = rng.choice((self.rows, 33, most, rng.randrange(self.rows, most + 1)))
+        self.chunk = given.get("score_tokens") or most
+        lengths = [self.rows, 33, most, rng.randrange(self.rows, most + 1)]
+        if self.chunk < most:  # around the boundaries of chunks
+            lengths += [self.chunk - 1, self.chunk, self.chunk + 1, most // self.chunk * self.chunk]
+        length = rng.choice(lengths)
         length = max(self.rows, length)
         page = max(BLOCK, c)
         self.window = rng.choice((0, 1, 20, rng.randrange(1, most)))
@@ -73,6 +77,8 @@ class Case:
         self.k = npr.integers(-128, 128, (self.tokens, self.blocks, BLOCK))
         self.k.reshape(self.tokens, wide)[:, size:] = 0
         self.k_shift = npr.integers(0, 6, self.k.shape[:-1])
+        if number % 4 == 1:  # every score is the largest, in whatever chunk
+            self.k[:], self.k_shift[:] = self.k[0], self.k_shift[0]
         self.v = npr.integers(-128, 128, (self.tokens, self.blocks, BLOCK))
         self.v_shift = npr.integers(0, 25, self.v.shape[:-1]) >> rng.randrange(4)
         self.shift = rng.choice((8, 12, 16, 16))
@@ -131,27 +137,39 @@ class Case:
         def noise(bits: int) -> int:
             return rng.getrandbits(bits)
 
-        for first in range(0, self.tokens, c):
+        def keys(chunk: range) -> None:
+            for first in chunk[::c]:
+                for b in range(self.blocks):
+                    some = range(first, min(first + c, chunk.stop))
+                    rest = c - len(some)
+                    codes = [int(v) for t in some for v in self.k[t, b]]
+                    codes += [noise(8) for _ in range(BLOCK * rest)]
+                    shifts = {
+                        name: join([*(int(of[t, b]) for t in some), *(noise(3),) * rest], 5)
+                        for name, of in (("k_shift", self.k_shift), ("v_shift", self.v_shift))
+                    }
+                    found.append({"codes": join(codes, 8), **shifts})
+
+        def values(chunk: range) -> None:
             for b in range(self.blocks):
-                some = range(first, min(first + c, self.tokens))
-                rest = c - len(some)
-                codes = [int(v) for t in some for v in self.k[t, b]]
-                codes += [noise(8) for _ in range(BLOCK * rest)]
-                shifts = {
-                    name: join([*(int(of[t, b]) for t in some), *(noise(3),) * rest], 5)
-                    for name, of in (("k_shift", self.k_shift), ("v_shift", self.v_shift))
-                }
-                found.append({"codes": join(codes, 8), **shifts})
-        for b in range(self.blocks):
-            dims = min(BLOCK, self.size - BLOCK * b)
-            for first in range(0, dims, c):
-                for start in range(0, self.tokens, BLOCK):
-                    codes = []
-                    for dim in range(first, first + c):
-                        for t in range(start, start + BLOCK):
-                            inside = t < self.tokens and dim < BLOCK
-                            codes.append(int(self.v[t, b, dim]) if inside else noise(8))
-                    found.append({"codes": join(codes, 8)})
+                dims = min(BLOCK, self.size - BLOCK * b)
+                for first in range(0, dims, c):
+                    for start in chunk[::BLOCK]:
+                        codes = []
+                        for dim in range(first, first + c):
+                            for t in range(start, start + BLOCK):
+                                inside = t < self.tokens and dim < BLOCK
+                                codes.append(int(self.v[t, b, dim]) if inside else noise(8))
+                        found.append({"codes": join(codes, 8)})
+
+        starts = range(0, self.tokens, self.chunk)
+        chunks = [range(at, min(at + self.chunk, self.tokens)) for at in starts]
+        for chunk in chunks:
+            keys(chunk)
+        for chunk in reversed(chunks):
+            if chunk is not chunks[-1]:
+                keys(chunk)
+            values(chunk)
         return found
 
 
@@ -210,10 +228,16 @@ async def heads(dut: Any) -> None:
     "bench",
     [
         dict(columns=4, rows=2, drain=2, slots=2, tokens_max=96, head_max=64, cases=10),
+        dict(columns=4, rows=2, drain=2, slots=2, tokens_max=160, head_max=64, score_tokens=32,
+             cases=24),
         deep(dict(columns=8, rows=4, drain=8, slots=1, tokens_max=256, head_max=64, cases=10)),
+        deep(dict(columns=8, rows=2, drain=8, slots=3, tokens_max=300, head_max=32,
+                  score_tokens=64, cases=30)),
+        deep(dict(columns=2, rows=1, drain=2, slots=1, tokens_max=96, head_max=8,
+                  score_tokens=32, cases=30)),
         deep(dict(columns=2, rows=1, drain=1, slots=3, tokens_max=64, head_max=32, cases=10)),
     ],
-    ids=lambda b: f"{b['columns']}-{b['drain']}-{b['rows']}",
+    ids=lambda b: f"{b['columns']}-{b['drain']}-{b['rows']}-{b.get('score_tokens', 0)}",
 )  # fmt: skip
 def test_systolic_attention(bench: dict[str, int]) -> None:
     values = {name: value for name, value in bench.items() if name != "cases"}
@@ -228,11 +252,14 @@ def test_systolic_attention(bench: dict[str, int]) -> None:
         ({"drain": 8}, "multiples of drain = 8"),
         ({"slots": 0}, "1 or more"),
         ({"head_max": 288}, "up to 256"),
+        ({"score_tokens": 16}, "from 32 on"),
+        ({"score_tokens": 48}, "powers of two"),
+        ({"tokens_max": 4096, "score_tokens": 32}, "from 64 on"),
     ],
 )
 def test_parameters(wrong: dict[str, int], allowed: str) -> None:
     values = dict(columns=4, rows=2, drain=2, slots=2, tokens_max=96, head_max=64) | wrong
     with pytest.raises(
-        ValueError, match=f"{next(iter(wrong))} = .*{allowed}|columns = .*{allowed}"
+        ValueError, match=f"({'|'.join(wrong)}) = .*{allowed}|columns = .*{allowed}"
     ):
         SystolicAttention(**values)

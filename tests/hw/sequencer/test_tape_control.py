@@ -16,7 +16,7 @@ from tests.hw.memory.test_tape_reader import begin, configured
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.sequencer import isa
-from tokenloom.hw.sequencer.isa import TAPE_OP
+from tokenloom.hw.sequencer.isa import CHUNK, TAPE_OP, When
 from tokenloom.hw.sequencer.tape_control import PASS_BITS, TapeControl
 from tokenloom.sim.bench import run_block
 
@@ -39,6 +39,8 @@ class Op:
     blocks: int = 0
     sample_only: int = 0
     windowed: int = 0
+    chunk: int = 0
+    when: When = When.ANY
 
     def word(self, layout: KvLayout) -> int:
         fields: dict[str, object] = {"kind": self.kind, "sample_only": self.sample_only}
@@ -51,11 +53,12 @@ class Op:
             tiles = -(-size // layout.columns)
             address += 32 * self.block // layout.columns * layout.page_tokens
         fields |= {"addr": address // word, "tiles": tiles, "layer": self.layer,
-                   "windowed": self.windowed}  # fmt: skip
+                   "windowed": self.windowed,
+                   "blocks": self.chunk | self.when << CHUNK["when"].offset}  # fmt: skip
         return isa.pack(TAPE_OP, fields)
 
     def commands(
-        self, layout: KvLayout, base: int, length: int, pages: list[int], first: int
+        self, layout: KvLayout, base: int, length: int, pages: list[int], first: int, held: int
     ) -> list[tuple[int, ...]]:
         """(kind, addr, addr2, blocks), in words, of channel 0; addr2 only matters for K."""
         if self.kind in (TapeKind.Q4, TapeKind.Q8):
@@ -67,6 +70,11 @@ class Op:
             if length > i * layout.page_tokens
             and (i * layout.page_tokens >= first or not self.windowed)
         ]
+        if held:  # pages per chunk
+            last = (len(used) - 1) // held
+            played = {When.ANY: self.chunk <= last, When.EARLIER: self.chunk < last,
+                      When.LAST: self.chunk == last}[self.when]  # fmt: skip
+            used = used[held * self.chunk :][:held] if played else []
         where = {"layer": self.layer, "head": self.head, "token": 0}
         if self.kind is TapeKind.K:
             for page, tokens in used:
@@ -83,7 +91,7 @@ class Op:
         return found
 
 
-def some_program(rng: random.Random, layout: KvLayout, size: int) -> list[Op]:
+def some_program(rng: random.Random, layout: KvLayout, size: int, chunks: int) -> list[Op]:
     """Layer after layer, weights between; the tail is for passes that sample."""
     program, layer = [], 0
     for _ in range(size):
@@ -93,6 +101,8 @@ def some_program(rng: random.Random, layout: KvLayout, size: int) -> list[Op]:
             Op(
                 kind, layer, rng.randrange(HEADS), rng.randrange(layout.dim_blocks),
                 rng.getrandbits(32), rng.getrandbits(24), windowed=rng.getrandbits(1),
+                chunk=rng.randrange(chunks),
+                when=rng.choice(list(When)) if chunks > 1 else When.ANY,
             )
         )  # fmt: skip
     program[0] = Op(TapeKind.Q8, addr=rng.getrandbits(32), blocks=(1 << 24) - 1)
@@ -133,7 +143,9 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
     )  # fmt: skip
     word = layout.port_bits // 8
     await begin(dut, INPUTS)
-    program = some_program(rng, layout, given["depth"] - 3)
+    held = given["chunk_tokens"] // layout.page_tokens
+    chunks = -(-given["pages_max"] // held) if held else 1
+    program = some_program(rng, layout, given["depth"] - 3, chunks)
     base = rng.randrange(1 << 20)
     for at, value in enumerate(
         [*(op.word(layout) for op in program), isa.pack(TAPE_OP, {"stop": 1})]
@@ -172,7 +184,8 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
         for i, op in enumerate(program):
             if op.sample_only and not sample:
                 break
-            expected += [(c, op, i) for c in op.commands(layout, base, length, pages, first)]
+            commands = op.commands(layout, base, length, pages, first, held)
+            expected += [(c, op, i) for c in commands]
         delay = rng.choice((0, 4, 8 * free + 40))
         held = None
         quiet = 0
@@ -234,13 +247,15 @@ async def ideal_timing(dut: Any) -> None:
     "bench",
     [
         {"columns": 4, "page_tokens": 64, "head_size": 48, "pages_max": 3, "lookup_latency": 2},
+        {"columns": 4, "page_tokens": 32, "head_size": 48, "pages_max": 7, "lookup_latency": 2,
+         "chunk_tokens": 64},
         deep({"columns": 16, "page_tokens": 32, "head_size": 8, "pages_max": 5,
               "lookup_latency": 1}),
     ],
-    ids=["48", "8"],
+    ids=["48", "chunks", "8"],
 )  # fmt: skip
 def test_tape_control(bench: dict[str, int]) -> None:
-    bench = {"depth": 16} | bench
-    names = ("depth", "columns", "page_tokens", "pages_max", "lookup_latency")
+    bench = {"depth": 16, "chunk_tokens": 0} | bench
+    names = ("depth", "columns", "page_tokens", "pages_max", "lookup_latency", "chunk_tokens")
     block = TapeControl(**{name: bench[name] for name in names}, dim_blocks=2)
     run_block(block, __name__, parameters=bench)

@@ -7,12 +7,13 @@ from typing import Any
 
 import cocotb
 import pytest
+from amaranth.lib.data import StructLayout
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, Timer
 
 from tests.hw.belt_bench import STALLS
 from tokenloom.hw.sequencer import isa
-from tokenloom.hw.sequencer.isa import DONE_BITS, LAYOUTS, Unit
+from tokenloom.hw.sequencer.isa import CHUNK_LAYOUTS, DONE_BITS, LAYOUTS, Unit
 from tokenloom.hw.sequencer.unit_queue import UnitQueue
 from tokenloom.sim.bench import parameters, run_block, seeded
 
@@ -22,8 +23,9 @@ MOST = (1 << DONE_BITS) - 1
 class Instruction:
     """Random bits with a header that means something."""
 
-    def __init__(self, rng: random.Random, unit: Unit, *, stop: int, sample_only: int) -> None:
-        layout = LAYOUTS[unit]
+    def __init__(
+        self, rng: random.Random, layout: StructLayout, *, stop: int, sample_only: int
+    ) -> None:
         some = (0, 0, 0, 1, rng.randrange(8), rng.randrange(MOST + 1), MOST)
         self.wait = [rng.choice(some) if rng.random() < 0.6 else 0 for _ in Unit]
         self.stop, self.sample_only = stop, sample_only
@@ -44,19 +46,20 @@ class Instruction:
         return counts, all(c >= n for c, n in zip(counts, self.wait, strict=True))
 
 
-def some_program(rng: random.Random, unit: Unit, depth: int) -> list[Instruction]:
+def some_program(rng: random.Random, layout: StructLayout, depth: int) -> list[Instruction]:
     """Ends somewhere; its tail may be for passes that sample."""
     size = rng.choice((1, 2, depth, rng.randrange(1, depth + 1)))
     tail = rng.randrange(size)
     return [
-        Instruction(rng, unit, stop=int(i == size - 1), sample_only=int(tail <= i < size - 1))
+        Instruction(rng, layout, stop=int(i == size - 1), sample_only=int(tail <= i < size - 1))
         for i in range(size)
     ]
 
 
 class Bench:
-    def __init__(self, dut: Any, rng: random.Random) -> None:
+    def __init__(self, dut: Any, rng: random.Random, chunks: bool) -> None:
         self.dut, self.rng = dut, rng
+        self.strobes = ("cfg_we", "restart", "sample", "ready", *(("skip",) if chunks else ()))
         self.stall = 0.0
 
     async def cycle(self, **values: int) -> tuple[int, int, int]:
@@ -67,19 +70,21 @@ class Bench:
         dut, rng = self.dut, self.rng
         while rng.random() < self.stall:
             dut.en.value = 0
-            for name in ("restart", "cfg_we", "ready", "sample"):
+            for name in self.strobes:
                 getattr(dut, name).value = rng.getrandbits(1)
             for name in ("cfg_addr", "cfg_data", "done"):
                 getattr(dut, name).value = rng.getrandbits(len(getattr(dut, name)))
             await FallingEdge(dut.clk)
         dut.en.value = 1
         noise = {"cfg_addr": 0, "cfg_data": rng.getrandbits(len(dut.cfg_data)), "done": 0}
-        for name in ("cfg_we", "restart", "sample", "ready"):
+        for name in self.strobes:
             noise[name] = 0
         for name, value in (noise | values).items():
             getattr(dut, name).value = value
         await Timer(1, "ns")
         found = int(dut.issue.value), int(dut.op.value), int(dut.stopped.value)
+        if "skip" in self.strobes:
+            self.head = int(dut.position.value), int(dut.head.value)
         await FallingEdge(dut.clk)
         return found
 
@@ -89,7 +94,9 @@ async def programs(dut: Any) -> None:
     rng = seeded()
     given = parameters()
     unit, depth = Unit(given["unit"]), given["depth"]
-    bench = Bench(dut, rng)
+    chunks = bool(given["chunks"])
+    layout = (CHUNK_LAYOUTS if chunks else LAYOUTS)[unit]
+    bench = Bench(dut, rng, chunks)
     cocotb.start_soon(Clock(dut.clk, 10, "ns").start())
     dut.rst.value = 1
     await FallingEdge(dut.clk)
@@ -97,10 +104,10 @@ async def programs(dut: Any) -> None:
     dut.rst.value = 0
     # Nothing plays before the first pass.
     assert (await bench.cycle(ready=1, done=(1 << len(dut.done)) - 1))[::2] == (0, 1)
-    issues = refusals = left_out = broken_off = 0
+    issues = refusals = passed_over = left_out = broken_off = 0
     for turn in range(540 // depth):
         bench.stall = STALLS[turn % len(STALLS)]
-        program = some_program(rng, unit, depth)
+        program = some_program(rng, layout, depth)
         for i, instruction in enumerate(program):
             await bench.cycle(cfg_we=1, cfg_addr=i, cfg_data=instruction.word)
         for _ in range(3):
@@ -116,15 +123,25 @@ async def programs(dut: Any) -> None:
                 counts, enough = one.done(rng)
                 ready = int(rng.random() < 0.7)
                 packed = sum(c << DONE_BITS * u for u, c in enumerate(counts))
-                issue, op, stopped = await bench.cycle(ready=ready, sample=sample, done=packed)
+                inputs = {"ready": ready, "sample": sample, "done": packed}
+                skip = chunks and rng.random() < 0.2
+                if chunks:
+                    inputs["skip"] = int(skip)
+                issue, op, stopped = await bench.cycle(**inputs)
                 assert stopped == ends, (turn, at)
-                assert issue == (not ends and enough and ready), (turn, at, one.wait, counts)
+                wanted = not ends and not skip and enough and ready
+                assert issue == wanted, (turn, at, one.wait, counts)
+                if chunks:
+                    assert bench.head == (at, one.word)
                 if ends:
                     left_out += not one.stop
                     break
                 if issue:
                     assert op == one.word
                     issues += 1
+                    at += 1
+                elif skip:
+                    passed_over += 1
                     at += 1
                 else:
                     refusals += 1
@@ -138,13 +155,17 @@ async def programs(dut: Any) -> None:
                     noise = rng.getrandbits(len(dut.done))
                     found = await bench.cycle(ready=1, sample=1, done=noise)
                     assert found[::2] == (0, 1), turn
-    assert issues > 300 and refusals > 300 and left_out > 10 and broken_off > 5
+    assert issues > 200 and refusals > 200 and left_out > 10 and broken_off > 5
+    assert chunks == (passed_over > 50)
 
 
-@pytest.mark.parametrize(("unit", "depth"), [(Unit.ARRAY, 9), (Unit.EMBED, 2)])
-def test_unit_queue(unit: Unit, depth: int) -> None:
-    given = {"unit": int(unit), "depth": depth}
-    run_block(UnitQueue(unit=unit, depth=depth), __name__, parameters=given)
+@pytest.mark.parametrize(
+    ("unit", "depth", "chunks"),
+    [(Unit.ARRAY, 9, False), (Unit.EMBED, 2, False), (Unit.SOFTMAX, 9, True)],
+)
+def test_unit_queue(unit: Unit, depth: int, chunks: bool) -> None:
+    given = {"unit": int(unit), "depth": depth, "chunks": chunks}
+    run_block(UnitQueue(unit=unit, depth=depth, chunks=chunks), __name__, parameters=given)
 
 
 def test_refusal() -> None:
