@@ -9,7 +9,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, First, Timer, ValueChange
 
-from tokenloom.hw.ring.collective import Command, Op, Words
+from tokenloom.hw.ring.collective import Command, Words
 from tokenloom.hw.ring.frame import LANES
 from tokenloom.sim.link_model import FAULTS
 
@@ -80,7 +80,7 @@ class Rings:
         dut, found = self.dut, []
         dut.host_node.value = node
         for i in range(count + 1):
-            dut.host_addr.value = at + i
+            dut.host_addr.value = at + min(i, count - 1)
             await FallingEdge(dut.clk)
             if i:
                 found.append(int(dut.host_read.value).to_bytes(8 * LANES, "little"))
@@ -140,11 +140,6 @@ class Rings:
     def counts(self) -> dict[str, int]:
         """Frames that suffered since reset, by fault."""
         return {name: int(getattr(self.dut, f"count_{name}").value) for name in FAULTS}
-
-
-def chunks(op: Op, nodes: int) -> int:
-    """Chunks of a node's vector."""
-    return nodes if op <= Op.ALL_GATHER else 1
 
 
 def vectors(random: np.random.Generator, nodes: int, words: int, *, corners: bool = False) -> Words:

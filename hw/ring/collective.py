@@ -11,8 +11,8 @@ import numpy.typing as npt
 from tokenloom.hw.ring.frame import LANES
 
 __all__ = [
-    "MOST_NODES", "Command", "Op", "Words", "collective", "command", "duration", "hop_cycles",
-    "sends",
+    "MOST_NODES", "Command", "Op", "Words", "chunks", "collective", "command", "duration",
+    "hop_cycles", "refusal", "sends",
 ]  # fmt: skip
 
 MOST_NODES = 8
@@ -94,6 +94,45 @@ def command(op: Op, words: int, *, hop: int, root: int = 0, last: int = 0) -> Co
     )
 
 
+def chunks(op: Op, nodes: int) -> int:
+    """Chunks of a node's vector."""
+    return nodes if op <= Op.ALL_GATHER else 1
+
+
+def refusal(
+    given: Command, nodes: int, *, memory: int, window: int, source: int = 0, target: int = 0
+) -> str:
+    """Why a node refuses a command; empty when it does not.
+
+    Parameters
+    ----------
+    given : Command
+    nodes : int
+    memory, window : int
+        Words of the node's memory and of its receive buffer.
+    source, target : int
+        `cmd_from`, `cmd_to`.
+    """
+    if given.op not in list(Op):
+        return f"there is no collective {given.op}"
+    if not 2 <= nodes <= MOST_NODES:
+        return f"nodes has to be from 2 to {MOST_NODES}, not {nodes}"
+    for name, rank in (("root", given.root), ("last", given.last)):
+        if not 0 <= rank < nodes:
+            return f"{name} has to be below {nodes}, not {rank}"
+    if given.op is Op.SEND and given.root == given.last:
+        return f"node {given.root} cannot send to itself"
+    if given.words < 1:
+        return f"words has to be positive, not {given.words}"
+    group = given.size + (given.larger > 0)
+    if given.op not in (Op.BROADCAST, Op.SEND) and not (1 <= given.size and group <= window):
+        return f"a group has to be from 1 to {window} words, not {group}"
+    end = max(source, target) + chunks(given.op, nodes) * given.words
+    if end > memory:
+        return f"the vector ends at word {end} of a memory of {memory}"
+    return ""
+
+
 def collective(given: Command, vectors: Words, target: Words | None = None) -> Words:
     """The golden function: what lies at `cmd_to` afterwards.
 
@@ -113,9 +152,9 @@ def collective(given: Command, vectors: Words, target: Words | None = None) -> W
         When the array is not of that shape.
     """
     nodes, c = len(vectors), given.words
-    chunks = nodes if given.op <= Op.ALL_GATHER else 1
-    if vectors.shape[1:] != (chunks * c, LANES):
-        raise ValueError(f"vectors has to be {(nodes, chunks * c, LANES)}, not {vectors.shape}")
+    length = chunks(given.op, nodes) * c
+    if vectors.shape[1:] != (length, LANES):
+        raise ValueError(f"vectors has to be {(nodes, length, LANES)}, not {vectors.shape}")
     result = (vectors if target is None else target).copy()
     total = vectors.sum(axis=0)
     for node in range(nodes):

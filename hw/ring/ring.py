@@ -26,8 +26,9 @@ class Ring(Block):
     cycles once per group and not per word. The vector lies in a local memory with two read ports
     and a write port; only REDUCE_SCATTER uses both read ports in one cycle.
 
-    Whatever goes wrong ends in `error`: a command that is not possible, a word of another command
-    than the node's own, a dead link. Then the node sends nothing more, not even status frames, so
+    Whatever goes wrong ends in `error`: a command that is not possible (`collective.refusal`: a
+    vector that does not fit the memory, say), a word of another command than the node's own, a dead
+    link. Then the node sends nothing more, not even status frames, so
     its neighbours find their links dead in turn, and an error anywhere reaches every node that
     waits for it. All nodes are reset together.
 
@@ -52,6 +53,7 @@ class Ring(Block):
         `window`, and the same on all nodes.
     cmd_from, cmd_to : In(addr_bits)
         First word of the vector that is read, and of where results are written; may be equal.
+        From either on the whole vector lies in the memory; otherwise the command is refused.
     done : Out(1), strobe
         All words of the command are written (the last in the cycle before) and sent.
     busy : Out(1)
@@ -193,6 +195,8 @@ class Ring(Block):
             steps.larger.eq(self.cmd_larger),
             steps.root.eq(self.cmd_root),
             steps.last.eq(self.cmd_last),
+            steps.source.eq(self.cmd_from),
+            steps.target.eq(self.cmd_to),
         ]
         with m.If(steps.start):
             m.d.sync += [

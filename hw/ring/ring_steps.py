@@ -35,6 +35,8 @@ class RingSteps(Block):
         Take the command; only when not `busy`.
     op, words, size, larger, root, last : In
         See `collective.Command`.
+    source, target : In(addr_bits)
+        Where the vector that is read begins, and the one that is written.
     turn : Out(1)
         There is a turn to be taken.
     take, send : Out(1)
@@ -56,7 +58,7 @@ class RingSteps(Block):
     spared : Out(1), strobe
         The command has nothing for this node to do.
     refused : Out(1), strobe
-        The command was not possible.
+        The command was not possible: see `collective.refusal`.
 
     Latency
     -------
@@ -87,6 +89,8 @@ class RingSteps(Block):
                 "larger": In(addr_bits),
                 "root": In(3),
                 "last": In(3),
+                "source": In(addr_bits),
+                "target": In(addr_bits),
                 "turn": Out(1),
                 "take": Out(1),
                 "send": Out(1),
@@ -149,6 +153,14 @@ class RingSteps(Block):
                     m.d.comb += first.eq(1)
                 with m.Else():
                     m.d.comb += nothing.eq(1)
+        # All chunks together, and how far they reach: up to the memory's last word, at most.
+        span, vector = Signal(bits + 3), Signal(bits + 4)
+        reach = Signal(bits + 5)
+        m.d.comb += [
+            span.eq(_times(self.words, wrap)),
+            vector.eq(self.words + Mux(chunked, span, 0)),
+            reach.eq(Mux(self.source > self.target, self.source, self.target) + vector - 1),
+        ]
         ranks = (self.rank < self.nodes) & (self.root < self.nodes) & (self.last < self.nodes)
         m.d.comb += possible.eq(
             (self.op <= Op.SHIFT)
@@ -156,6 +168,7 @@ class RingSteps(Block):
             & (self.nodes <= MOST_NODES)
             & ranks
             & self.words.any()
+            & ~reach[bits:].any()
             & (simple | (self.size.any() & (self.size + self.larger.any() <= self._most)))
             & ~((self.op == Op.SEND) & (self.root == self.last))
         )
@@ -164,8 +177,8 @@ class RingSteps(Block):
         op_end, op_adds, op_stores = Signal(slots), Signal(slots), Signal(slots)
         op_closing, op_simple = Signal(), Signal()
         op_wrap = Signal.like(wrap)
-        step, span, size_small, larger = (
-            Signal(bits, name=n) for n in ("step", "span", "size_small", "op_larger")
+        step, op_span, size_small, larger = (
+            Signal(bits, name=n) for n in ("step", "op_span", "size_small", "op_larger")
         )
         slot, at = Signal(slots), Signal(bits)
         size, rest = Signal(bits), Signal(bits)  # of this group; words of the chunk from it on
@@ -189,7 +202,7 @@ class RingSteps(Block):
             of.eq(Mux(slot.any(), chunk, home)),
             of_base.eq(Mux(slot.any(), base, home_base)),
             back.eq(Mux(of.any(), of - 1, op_wrap)),
-            back_base.eq(Mux(of.any(), of_base - step, of_base + span)),
+            back_base.eq(Mux(of.any(), of_base - step, of_base + op_span)),
         ]
         number, closes = Signal(slots), Signal()
         ends, over, last_group = Signal(), Signal(), Signal()
@@ -253,7 +266,7 @@ class RingSteps(Block):
                 op_simple.eq(simple),
                 op_wrap.eq(wrap),
                 step.eq(Mux(chunked, self.words, 0)),
-                span.eq(Mux(chunked, _times(self.words, wrap), 0)),
+                op_span.eq(Mux(chunked, span, 0)),
                 size_small.eq(self.size),
                 larger.eq(self.larger),
                 slot.eq(first),

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import cocotb
 import pytest
 
+from tests.coverage import Coverage
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.kv.kv_pack import pack_codes
@@ -54,12 +56,44 @@ def some_block(rng: random.Random) -> tuple[list[int], int]:
     return [rng.randrange(-(1 << top), 1 << top) for _ in range(32)], rng.randrange(21)
 
 
+def cover(seen: Coverage, block: list[int], floor: int, bits: int, shift: int, total: int) -> None:
+    """The points that a block of codes of `bits` bits hits."""
+    top = 1 << bits - 1
+    need = max(0, max(v if v >= 0 else ~v for v in block).bit_length() - (bits - 1))
+    half = 1 << shift - 1 if shift else 0
+    rest = (1 << shift) - 1
+    seen.sample(
+        zero_block=not any(block),
+        no_shift=shift == 0,
+        below_floor=need < floor,
+        at_floor=need == floor > 0,
+        above_floor=need > floor > 0,
+        largest_shift=shift == 32 - bits,
+        clamped=any((v + half) >> shift >= top for v in block),
+        lowest_code=any((v + half) >> shift == -top for v in block),
+        half=shift and any(v > 0 and v & rest == half for v in block),
+        half_of_negative=shift and any(v < 0 and v & rest == half for v in block),
+        lowest_sum=total == -top * len(block),
+    )
+
+
+POINTS = (
+    "zero_block", "no_shift", "below_floor", "at_floor", "above_floor", "largest_shift", "clamped",
+    "lowest_code", "half", "half_of_negative", "lowest_sum",
+)  # fmt: skip
+
+
 @cocotb.test()
 async def lane(dut: Any) -> None:
     rng = seeded()
     bits = parameters()["kv_bits"]
     bench = Lane(dut, INPUTS, {**OUTPUTS, "narrow_codes": 32 * bits}, rng=rng)
     await bench.reset()
+    seen = {narrow: Coverage(*POINTS, least=3) for narrow in (0, 1)}
+    order = Coverage(
+        *(f"{a}_after_{b}" for a in ("narrow", "wide", "gap") for b in ("narrow", "wide", "gap")),
+        least=20,
+    )
     for stall in STALLS:
         for gap in (0.0, 0.5):
             cases = [(*corner, narrow) for corner in corners() for narrow in (0, 1) if gap == 0.0]
@@ -84,6 +118,14 @@ async def lane(dut: Any) -> None:
                     rest["in_floor"],
                     bits if rest["in_narrow"] else formats.ACTIVATION_BITS,
                 )
+                cover(
+                    seen[rest["in_narrow"]],
+                    block,
+                    rest["in_floor"],
+                    bits if rest["in_narrow"] else formats.ACTIVATION_BITS,
+                    int(shift) + rest["in_floor"],
+                    int(total),
+                )
                 low = [int(code) for code in codes]
                 if rest["in_narrow"]:
                     # What the port carries is what lies in memory.
@@ -105,7 +147,12 @@ async def lane(dut: Any) -> None:
                 (cycle + Quantiser.LATENCY, result)
                 for cycle, result in zip(places, results, strict=True)
             ]
+            kinds = [("narrow" if c["in_narrow"] else "wide") if c else "gap" for c in cycles]
+            for before, now in pairwise(kinds):
+                order.hit(f"{now}_after_{before}")
             expect(await bench.run(cycles, stall=stall), expected)
+    for coverage in (*seen.values(), order):
+        coverage.check()
 
 
 @pytest.mark.parametrize("kv_bits", [8, 4])

@@ -22,10 +22,13 @@ class Sequence:
 
 @dataclass
 class Result:
+    """An operation's answer and effect; `did` names the cases of a begin that it met."""
+
     answer: Answer
     cycles: int
     copies: list[tuple[int, int, int]] = field(default_factory=list)
     victim: tuple[int, int, int] | None = None
+    did: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -114,6 +117,15 @@ class KvModel:
         sequence.first, sequence.end, sequence.floor = first, max(end, need_end), write_from
         self.sequences[slot] = sequence
         dirty = evicted + shared
+        cases = {
+            "new_pages": new,
+            "trimmed": trimmed,
+            "evicted_page_anew": evicted,
+            "copied_on_write": copies,
+            "replaced_uncopied": len(shared) > len(copies),
+            "kept_beside_replaced": dirty and len(written) > len(dirty),
+            "sequence_longer_than_table": sequence.end > self.slot_pages,
+        }
         cycles = KvManager.begin_cycles(
             written=len(written),
             new=len(new),
@@ -122,7 +134,8 @@ class KvModel:
             evicted=len(evicted),
             shared=len(shared),
         )
-        return Result(Answer.DONE, cycles, copies)
+        did = {name for name, met in cases.items() if met}
+        return Result(Answer.DONE, cycles, copies, did=did)
 
     def fork(self, slot: int, to: int, tokens: int) -> Result:
         if self.sequences[to] or slot == to:

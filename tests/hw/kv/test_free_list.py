@@ -4,6 +4,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
+from tests.coverage import Coverage
 from tests.deep import deep
 from tests.hw.memory.test_tape_reader import begin, configured
 from tokenloom.hw.kv.free_list import FreeList
@@ -18,8 +19,19 @@ async def random_traffic(dut):
     pages = given["pages"]
     await begin(dut, INPUTS)
     stack, fresh, out = [], 0, []
-    emptied = filled = 0
+    seen = Coverage(
+        "empty", "take_from_empty", "full", "give_to_empty", "give_before_take", "take_fresh",
+        "take_returned", "take_after_take", "take_after_give", "give_after_give", "page_kept",
+        "reset_with_pages_out", least=20,
+    )  # fmt: skip
+    before = None
     for turn in range(4000):
+        if turn % 160 == 159:
+            seen.hit("reset_with_pages_out", when=out)
+            dut.take_valid.value, dut.give_valid.value, dut.rst.value = 0, 0, 1
+            await FallingEdge(dut.clk)
+            dut.rst.value = 0
+            stack, fresh, out, before = [], 0, [], None
         # Phases that drain it and phases that fill it.
         taking = 0.8 if turn // 40 % 2 else 0.3
         give = bool(out) and random.random() > taking
@@ -29,16 +41,26 @@ async def random_traffic(dut):
             returned = out.pop(random.randrange(len(out)))
             dut.give_page.value = returned
         free = pages - fresh + len(stack)
-        emptied += free == 0
-        filled += free == pages
+        seen.sample(
+            empty=free == 0,
+            take_from_empty=free == 0 and take and not give,
+            full=free == pages,
+            give_to_empty=free == 0 and give,
+            give_before_take=give and take,
+        )
         await RisingEdge(dut.clk)
         assert int(dut.count.value) == free
         assert int(dut.take_ready.value) == int(free > 0 and not give)
         taken = take and dut.take_ready.value == 1
         await FallingEdge(dut.clk)
+        now = "give" if give else "take" if taken else None
+        if now and before and (before, now) != ("take", "give"):
+            seen.hit(f"{now}_after_{before}")
+        before = now
         if give:
             stack.append(returned)
         if taken:
+            seen.hit("take_returned" if stack else "take_fresh")
             expected = stack.pop() if stack else fresh
             fresh += expected == fresh
             assert int(dut.page.value) == expected
@@ -51,8 +73,9 @@ async def random_traffic(dut):
             dut.give_valid.value = 0
             await FallingEdge(dut.clk)
             assert int(dut.page.value) == latest
-    assert emptied > 20
-    assert filled > 20
+            seen.hit("page_kept")
+            before = None
+    seen.check()
 
 
 @pytest.mark.parametrize("pages", [5, deep(8), deep(1)])

@@ -4,6 +4,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge
 
+from tests.coverage import Coverage
 from tests.deep import deep
 from tests.hw.memory.test_tape_reader import begin, configured
 from tokenloom.hw.kv.page_table import PageTable
@@ -19,12 +20,18 @@ INPUTS = (
 async def random_traffic(dut):
     given, random, _ = configured()
     slots, pages = given["slots"], given["pages"]
-    length, held = given["sequence_pages"], given["slot_pages"]
-    ring = 1 << max(1, (held - 1).bit_length())
+    length, most = given["sequence_pages"], given["slot_pages"]
+    ring = 1 << max(1, (most - 1).bit_length())
     await begin(dut, INPUTS)
     live, states, entries = [False] * slots, {}, {}
     read_state = read_entry = None
-    found = missed = 0
+    seen = Coverage(
+        "found", "slot_not_live", "before_first", "at_end", "evicted", "dead_slot_is_empty",
+        "slot_ends", "look_up_beside_entry_write", "look_up_beside_state_write", "all_ports",
+        # A ring that holds every page of a sequence never wraps.
+        *(["wrapped"] if length > ring else []),
+        least=20,
+    )  # fmt: skip
     for _ in range(6000):
         look = random.randrange(slots), random.randrange(length)
         dut.lookup_slot.value, dut.lookup_index.value = look
@@ -33,7 +40,7 @@ async def random_traffic(dut):
         dut.state_slot.value = slot
         dut.state_read.value, dut.state_write.value = action == "read", action == "write"
         first = random.randrange(length)
-        end = min(length, first + random.randrange(held + 1))
+        end = min(length, first + random.randrange(most + 1))
         state = first, end, random.randrange(length)
         now_live = random.random() < 0.8
         dut.set_live.value = now_live
@@ -50,11 +57,26 @@ async def random_traffic(dut):
 
         # What is read is what was there before this cycle's writes.
         expected = None
+        line = look[0], look[1] % ring
+        held = False
         if live[look[0]]:
             low, high, _ = states[look[0]]
-            there, page = entries.get((look[0], look[1] % ring), (None, None))
-            if low <= look[1] < high:
+            there, page = entries.get(line, (None, None))
+            held = low <= look[1] < high
+            seen.sample(before_first=look[1] < low < high, at_end=look[1] == high > low)
+            if held:
                 expected = page if there else (None if there == 0 else "unknown")
+                seen.sample(found=there, evicted=there == 0)
+                if length > ring:
+                    seen.hit("wrapped", when=there and look[1] >= ring)
+        seen.sample(
+            slot_not_live=not live[look[0]],
+            dead_slot_is_empty=action == "read" and not live[slot],
+            slot_ends=action == "write" and live[slot] and not now_live,
+            look_up_beside_entry_write=held and move == "write" and row == line,
+            look_up_beside_state_write=held and action == "write" and slot == look[0],
+            all_ports=held and action != "none" and move != "none",
+        )
         if action == "read":
             read_state = states[slot] if live[slot] else (0, 0, 0)
         if move == "read":
@@ -67,7 +89,6 @@ async def random_traffic(dut):
         if expected != "unknown":
             got = int(dut.lookup_page.value) if dut.lookup_found.value == 1 else None
             assert got == expected, look
-            found, missed = found + (got is not None), missed + (got is None)
         if read_state:
             ports = (dut.state_first, dut.state_end, dut.state_floor)
             assert tuple(int(port.value) for port in ports) == read_state
@@ -75,7 +96,7 @@ async def random_traffic(dut):
             assert int(dut.entry_there.value) == read_entry[0]
             assert int(dut.entry_page.value) == read_entry[1]
         assert int(dut.live.value) == sum(bit << i for i, bit in enumerate(live))
-    assert min(found, missed) > 300
+    seen.check()
 
 
 @pytest.mark.parametrize(

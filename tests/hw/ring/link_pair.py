@@ -3,6 +3,7 @@
 from amaranth.hdl import Module
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.ring.frame import WORD_BITS
 from tokenloom.hw.ring.link_rx import LinkRx
 from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.hw.verilog.block import Block, instance
@@ -16,10 +17,10 @@ class LinkPair(Block):
 
     belt = False
 
-    def __init__(self, *, window, patience, timeout, retries):
-        self.tx = LinkTx(window=window, credits=window, timeout=timeout, retries=retries,
-                         patience=patience)  # fmt: skip
-        self.rx = LinkRx(credits=window, patience=patience)
+    def __init__(self, *, window, credits, patience, timeout, retries, word_bits=WORD_BITS):
+        self.tx = LinkTx(word_bits=word_bits, window=window, credits=credits, timeout=timeout,
+                         retries=retries, patience=patience)  # fmt: skip
+        self.rx = LinkRx(word_bits=word_bits, credits=credits, patience=patience)
         tx, rx = self.tx, self.rx
         super().__init__(
             {
@@ -42,7 +43,7 @@ class LinkPair(Block):
                 "rx_dead": Out(1),
                 **{f"count_{name}": Out(32) for name in FAULTS},
             },
-            params=(window, patience, timeout, retries),
+            params=(window, credits, patience, timeout, retries, word_bits),
         )
 
     def elaborate(self, platform):

@@ -1,9 +1,20 @@
 """The golden collectives, the commands' groups and the duration formula."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from tokenloom.hw.ring.collective import Op, collective, command, duration, sends
+from tokenloom.hw.ring.collective import (
+    MOST_NODES,
+    Op,
+    chunks,
+    collective,
+    command,
+    duration,
+    refusal,
+    sends,
+)
 from tokenloom.hw.ring.frame import LANES
 from tokenloom.sim.bench import seeded
 
@@ -63,3 +74,34 @@ def test_the_other_collectives_make_an_all_reduce():
 def test_refusal():
     with pytest.raises(ValueError, match="vectors"):
         collective(command(Op.SHIFT, 3, hop=5), np.zeros((2, 4, LANES), np.int64))
+
+
+@pytest.mark.parametrize("op", list(Op))
+def test_the_vector_has_to_lie_in_the_memory(op):
+    for nodes in range(2, MOST_NODES + 1):
+        for memory in (64, 1000):
+            words = (memory - 3) // chunks(op, nodes)
+            given = command(op, words, hop=5, root=1)
+            rest = memory - words * chunks(op, nodes)
+            limits = {"memory": memory, "window": 128}
+            for place in ("source", "target"):
+                assert not refusal(given, nodes, **limits, **{place: rest})
+                assert f"word {memory + 1} of" in refusal(
+                    given, nodes, **limits, **{place: rest + 1}
+                )
+            longer = command(op, memory // chunks(op, nodes) + 1, hop=5, root=1)
+            assert "memory" in refusal(longer, nodes, **limits)
+
+
+def test_other_refusals():
+    good = command(Op.SEND, 10, hop=5, root=0, last=1)
+    for nodes, change, message in (
+        (1, {}, "nodes"), (9, {}, "nodes"), (2, {"op": 6}, "collective 6"),
+        (2, {"root": 2}, "root"), (2, {"last": 2}, "last"), (2, {"last": 0}, "itself"),
+        (2, {"words": 0}, "words"),
+        (2, {"op": Op.SHIFT, "size": 0}, "group"), (2, {"op": Op.SHIFT, "size": 33}, "group"),
+        (2, {"op": Op.SHIFT, "size": 32, "larger": 33}, "group"),
+    ):  # fmt: skip
+        asked = dataclasses.replace(good, **change)
+        assert message in refusal(asked, nodes, memory=64, window=32)
+    assert not refusal(good, 2, memory=64, window=32)

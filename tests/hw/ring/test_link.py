@@ -4,16 +4,22 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
+from tests.coverage import Coverage
 from tests.hw.memory.test_tape_reader import begin
 from tests.hw.ring.link_pair import WIRE, LinkPair
-from tokenloom.hw.ring.frame import payload, status
+from tokenloom.hw.ring.frame import SEQ_BITS, payload, status
 from tokenloom.hw.ring.link_rx import LinkRx
 from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.sim.bench import parameters, run_block, seeded
 from tokenloom.sim.link_model import FAULTS
 
 INPUTS = [*WIRE, *"cut_data cut_status watch stop in_valid in_word in_tag out_ready".split()]
-LIMITS = {"window": 64, "patience": 600, "timeout": 120, "retries": 6}
+LIMITS = {"window": 64, "credits": 128, "patience": 600, "timeout": 120, "retries": 6}
+SEEN = Coverage(
+    "gap", "back_pressure", "full_rate", "window_full", "credits_exhausted", "replay",
+    "replay_after_timeout", "last_word_lost", "sequence_wraps", "data_comes_back",
+    "status_comes_back", "rx_dead", "tx_dead_of_timeouts", "tx_dead_of_silence", *FAULTS,
+)  # fmt: skip
 # Of 65,536 frames; a burst breaks 8.5 in the mean.
 HOSTILE = {"flip": 300, "drop": 300, "twice": 300, "swap": 300, "burst": 60}
 
@@ -33,7 +39,8 @@ async def reset(dut, latency=10, pace=(1, 1), faults=None):
 
 async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
     """Sends `count` words; returns the cycles from the first word taken to the last one out."""
-    words = [(random.getrandbits(512), random.getrandbits(4)) for _ in range(count)]
+    bits = len(dut.in_word), len(dut.in_tag)
+    words = [tuple(random.getrandbits(n) for n in bits) for _ in range(count)]
     sent = received = 0
     first = None
     offered = False
@@ -45,6 +52,11 @@ async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
             dut.in_word.value, dut.in_tag.value = words[sent]
         dut.out_ready.value = int(random.random() < take)
         await RisingEdge(dut.clk)
+        SEEN.sample(
+            gap=dut.up.value == 1 and not offered,
+            back_pressure=dut.out_valid.value == 1 and dut.out_ready.value == 0,
+            replay=dut.again.value == 1,
+        )
         if offered and dut.in_ready.value == 1:
             offered = False
             first = cycle if first is None else first
@@ -59,6 +71,7 @@ async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
         if received == count:
             break
     assert received == count, f"{received} of {count} words"
+    SEEN.hit("sequence_wraps", when=count > 1 << SEQ_BITS)
     dut.in_valid.value = 0
     dut.out_ready.value = 1
     for _ in range(200):  # nothing comes after the last
@@ -71,11 +84,13 @@ async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
 async def words_arrive_once_and_in_order(dut):
     random = seeded()
     await begin(dut, INPUTS)
-    cases = [(0.3, 0.9), (0.9, 0.3), (1.0, 1.0)]
+    words = parameters()["words"]
+    # Some words more than there are sequence numbers.
+    cases = [(0.3, 0.9, words), (0.9, 0.3, words), (1.0, 1.0, words + (1 << SEQ_BITS))]
     total = dict.fromkeys(FAULTS, 0)
-    for offer, take in cases:
+    for offer, take, count in cases:
         await reset(dut, random.choice([2, 10, 24]), random.choice([(1, 1), (5, 7)]), HOSTILE)
-        await transfer(dut, random, parameters()["words"], offer, take)
+        await transfer(dut, random, count, offer, take)
         for name in FAULTS:
             total[name] += int(getattr(dut, f"count_{name}").value)
     assert min(total.values()) > 3, total
@@ -89,6 +104,7 @@ async def every_fault_alone(dut):
         await reset(dut, 10, (1, 1), {name: 4000 if name != "burst" else 800})
         await transfer(dut, random, 200)
         assert int(getattr(dut, f"count_{name}").value) > 5
+        SEEN.hit(name)
 
 
 @cocotb.test()
@@ -103,6 +119,24 @@ async def full_rate_and_latency_on_a_clean_wire(dut):
         assert dut.up.value == 1
         took = await transfer(dut, random, 300)
         assert took == 299 + LinkTx.LATENCY + latency + LinkRx.LATENCY
+        SEEN.hit("full_rate")
+
+
+@cocotb.test()
+async def a_wire_longer_than_the_window(dut):
+    """A window of words, then as many more as places come free: word by word as predicted."""
+    random = seeded()
+    await begin(dut, INPUTS)
+    latency, window, count = 40, LIMITS["window"], 300
+    trip = 2 * latency + LinkTx.ROUND_TRIP
+    assert window < trip < LIMITS["timeout"]
+    await reset(dut, latency)
+    for _ in range(2 * latency + 20):
+        await FallingEdge(dut.clk)
+    took = await transfer(dut, random, count)
+    taken = (count - 1) // window * trip + (count - 1) % window
+    assert took == taken + LinkTx.LATENCY + latency + LinkRx.LATENCY
+    SEEN.hit("window_full")
 
 
 @cocotb.test()
@@ -119,8 +153,9 @@ async def a_receiver_that_takes_nothing_is_no_dead_link(dut):
         await RisingEdge(dut.clk)
         taken += int(dut.in_ready.value)
         await FallingEdge(dut.clk)
-    assert taken == LIMITS["window"], "the receiver's buffer is full and no word more is taken"
+    assert taken == LIMITS["credits"], "the receiver's buffer is full and no word more is taken"
     assert dut.tx_dead.value == 0 and dut.again.value == 0
+    SEEN.hit("credits_exhausted")
     dut.in_valid.value = 0
     dut.out_ready.value = 1
     for i in range(taken):
@@ -128,6 +163,93 @@ async def a_receiver_that_takes_nothing_is_no_dead_link(dut):
         assert dut.out_valid.value == 1 and int(dut.out_word.value) == i
         await FallingEdge(dut.clk)
     await transfer(dut, random, 100, 0.8, 0.8)
+
+
+async def put(dut, value):
+    """Hands a word in."""
+    dut.in_valid.value, dut.in_word.value, dut.in_tag.value = 1, value, value % 16
+    while True:
+        await RisingEdge(dut.clk)
+        taken = dut.in_ready.value == 1
+        await FallingEdge(dut.clk)
+        if taken:
+            break
+    dut.in_valid.value = 0
+
+
+async def get(dut, limit):
+    """Takes the next word; returns it, its cycle, and the words sent again until then."""
+    again = 0
+    for cycle in range(limit):
+        await RisingEdge(dut.clk)
+        again += int(dut.again.value)
+        word = int(dut.out_word.value) if dut.out_valid.value == 1 else None
+        await FallingEdge(dut.clk)
+        if word is not None:
+            return word, cycle, again
+    raise AssertionError(f"no word within {limit} cycles")
+
+
+@cocotb.test()
+async def the_last_word_is_missed_at_once(dut):
+    """Nothing follows a lost word but an idle frame: it asks for the word, no timeout is needed."""
+    await begin(dut, INPUTS)
+    await reset(dut, 5)
+    dut.out_ready.value = 1
+    for _ in range(60):
+        await FallingEdge(dut.clk)
+    for word in range(1, 4):
+        dut.cut_data.value = 1
+        await put(dut, word)
+        for _ in range(10):
+            await FallingEdge(dut.clk)
+        dut.cut_data.value = 0
+        found, cycle, again = await get(dut, LIMITS["timeout"])
+        assert (found, again) == (word, 1)
+        assert cycle < LIMITS["timeout"] // 2
+        for _ in range(60):
+            await FallingEdge(dut.clk)
+            assert dut.again.value == 0 and dut.out_valid.value == 0
+    SEEN.hit("last_word_lost")
+
+
+@cocotb.test()
+async def a_link_that_comes_back(dut):
+    """Cut for as long as the link bears, each direction: no word is lost or doubled."""
+    await begin(dut, INPUTS)
+    patience, timeout, retries = (LIMITS[k] for k in ("patience", "timeout", "retries"))
+    for what, longest in (("data", timeout * retries), ("status", patience)):
+        await reset(dut, 5)
+        for _ in range(60):
+            await FallingEdge(dut.clk)
+        cut = getattr(dut, f"cut_{what}")
+        cut.value = 1
+        for word in range(1, 6):
+            await put(dut, word)
+        dut.out_ready.value = what == "data"
+        again = 0
+        for _ in range(longest - 40):
+            await RisingEdge(dut.clk)
+            again += int(dut.again.value)
+            await FallingEdge(dut.clk)
+            assert dut.tx_dead.value == 0
+        # All five words once per timeout.
+        assert again == 5 * ((longest - 40) // timeout)
+        SEEN.hit("replay_after_timeout", when=again)
+        cut.value = 0
+        dut.out_ready.value = 1
+        for word in range(1, 6):
+            assert (await get(dut, 2 * timeout))[0] == word
+        for _ in range(3 * patience):
+            await FallingEdge(dut.clk)
+            assert dut.out_valid.value == 0 and dut.tx_dead.value == 0
+        SEEN.hit(f"{what}_comes_back")
+        # All failures are forgotten: it bears as much again.
+        cut.value = 1
+        await put(dut, 6)
+        for _ in range(longest - 40):
+            await FallingEdge(dut.clk)
+            assert dut.tx_dead.value == 0
 
 
 async def death(dut, side, limit):
@@ -156,8 +278,17 @@ async def dead_links_are_reported(dut):
             assert dut.tx_dead.value == 0 and dut.rx_dead.value == 0
             dut.in_valid.value, dut.watch.value = 1, 1
             if what != "cut_status":
-                await death(dut, "rx_dead", longest)
-            await death(dut, "tx_dead", longest)
+                found = await death(dut, "rx_dead", longest)
+                print(what, early, "rx_dead", found)
+                SEEN.hit("rx_dead")
+            found = await death(dut, "tx_dead", longest)
+            print(what, early, "tx_dead", found)
+            SEEN.hit("tx_dead_of_timeouts" if what == "cut_data" else "tx_dead_of_silence")
+
+
+@cocotb.test()
+async def every_point_is_hit(dut):
+    SEEN.check()
 
 
 @pytest.mark.parametrize("words", [400])

@@ -1,17 +1,29 @@
 """The ring: every collective on 2 to 8 nodes against the golden function, cycle by cycle."""
 
+import dataclasses
+
 import cocotb
 import numpy as np
 import pytest
 
 from tests.deep import deep
-from tokenloom.hw.ring.collective import Op, collective, command, duration, hop_cycles
+from tokenloom.hw.ring.collective import (
+    Op,
+    chunks,
+    collective,
+    command,
+    duration,
+    hop_cycles,
+    refusal,
+)
 from tokenloom.hw.ring.ring import Ring
 from tokenloom.sim.bench import parameters, run_block, seeded
-from tokenloom.sim.ring_bench import Rings, chunks, vectors
+from tokenloom.sim.ring_bench import Rings, vectors
 from tokenloom.sim.ring_system import RingSystem
 
 OPTIONS = {"addr_bits": 11, "timeout": 200, "retries": 8, "patience": 1500}
+MEMORY = 1 << OPTIONS["addr_bits"]
+WINDOW = 128
 
 
 @cocotb.test()
@@ -114,26 +126,28 @@ async def a_dead_link_is_everybodys_error(dut):
             assert not any(b & 3 for b in bits)
 
 
+async def refused(rings, nodes, asked, **places):
+    """Golden function and hardware refuse the command, and nobody writes."""
+    assert refusal(asked, nodes, memory=MEMORY, window=WINDOW, **places), asked
+    await rings.reset(nodes, latency=3)
+    rings.command(asked, **places)
+    await rings.start()
+    assert not await rings.finished(20), asked
+    await rings.wait(20)
+    assert int(rings.dut.error.value) == sum(1 << 4 * i for i in range(nodes)), asked
+    assert int(rings.dut.frames.value) == 0
+
+
 @cocotb.test()
 async def wrong_commands_are_errors(dut):
     rings = Rings(dut)
     good = command(Op.ALL_REDUCE, 10, hop=15)
-    most = 128
     for change in (
-        {"op": 6}, {"op": 7}, {"words": 0}, {"size": 0}, {"size": most + 1},
-        {"size": most, "larger": most + 1}, {"root": 7}, {"last": 7},
+        {"op": 6}, {"op": 7}, {"words": 0}, {"size": 0}, {"size": WINDOW + 1},
+        {"size": WINDOW, "larger": WINDOW + 1}, {"root": 7}, {"last": 7}, {"root": 2}, {"last": 2},
+        {"op": Op.SEND, "root": 1, "last": 1},
     ):  # fmt: skip
-        await rings.reset(2, latency=3)
-        rings.command(good)
-        for name, value in change.items():
-            getattr(dut, f"cmd_{name}").value = value
-        await rings.start()
-        assert not await rings.finished(20)
-        assert int(dut.error.value) == 0x11, change
-    await rings.reset(2, latency=3)
-    rings.command(command(Op.SEND, 3, hop=9, root=1, last=1))
-    await rings.start()
-    assert not await rings.finished(20)
+        await refused(rings, 2, dataclasses.replace(good, **change))
     # A node that has another command than the node before it.
     await rings.reset(2, latency=3)
     rings.command(good)
@@ -145,10 +159,40 @@ async def wrong_commands_are_errors(dut):
     assert (bits[0] | bits[1]) & 2
 
 
+@cocotb.test()
+async def a_vector_may_end_with_the_memory_and_no_word_later(dut):
+    given = parameters()
+    rng = np.random.default_rng(seeded().getrandbits(32))
+    rings = Rings(dut)
+    hop = hop_cycles(3, Ring.OWN)
+    for nodes in given["nodes"]:
+        for op in Op:
+            # The most words that a command can name and the memory has.
+            words = min(MEMORY - 1, MEMORY // chunks(op, nodes))
+            asked = command(op, words, hop=hop, root=1, last=0)
+            count = words * chunks(op, nodes)
+            rest = MEMORY - count
+            if op in (Op.ALL_REDUCE, Op.SHIFT):
+                assert not refusal(
+                    asked, nodes, memory=MEMORY, window=WINDOW, source=rest, target=rest
+                )
+                await rings.reset(nodes, latency=3)
+                data = vectors(rng, nodes, count)
+                await rings.load_all(data, rest)
+                await rings.run(asked, 20_000, source=rest, target=rest)
+                assert (await rings.read_all(count, rest) == collective(asked, data)).all(), asked
+            await refused(rings, nodes, asked, source=rest + 1)
+            await refused(rings, nodes, asked, target=rest + 1)
+            if words < MEMORY - 1:
+                longer = command(op, words + 1, hop=hop, root=1, last=0)
+                await refused(rings, nodes, longer)
+
+
 @pytest.mark.parametrize(
     "bench",
     [
         {"nodes": [2, 4], "latency": [25], "words": [1, 17, 64], "commands": 12},
+        {"nodes": [8], "latency": [25], "words": [33], "commands": 4},
         deep(
             {
                 "nodes": [2, 3, 4, 5, 8],

@@ -11,6 +11,7 @@ from amaranth.lib.data import StructLayout
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, Timer
 
+from tests.coverage import Coverage
 from tests.hw.belt_bench import STALLS
 from tokenloom.hw.sequencer import isa
 from tokenloom.hw.sequencer.isa import CHUNK_LAYOUTS, DONE_BITS, LAYOUTS, Unit
@@ -104,7 +105,14 @@ async def programs(dut: Any) -> None:
     dut.rst.value = 0
     # Nothing plays before the first pass.
     assert (await bench.cycle(ready=1, done=(1 << len(dut.done)) - 1))[::2] == (0, 1)
-    issues = refusals = passed_over = left_out = broken_off = 0
+    seen = Coverage(
+        "not_ready", "exactly_enough", "stop", "left_out", "broken_off", "full", "stays_stopped",
+        "stalled", *(f"waits_for_{u.name}_alone" for u in Unit),
+        # One of two instructions is the end.
+        *(["back_to_back"] if depth > 2 else []),
+        *(["passed_over"] if chunks else []),
+        least=5,
+    )  # fmt: skip
     for turn in range(540 // depth):
         bench.stall = STALLS[turn % len(STALLS)]
         program = some_program(rng, layout, depth)
@@ -114,7 +122,7 @@ async def programs(dut: Any) -> None:
             sample = rng.getrandbits(1)
             found = await bench.cycle(restart=1, sample=sample, ready=0)
             assert found[0] == 0
-            at = 0
+            at, last = 0, False
             # Now and then a pass begins before the last one's program has ended.
             patience = rng.choice((10_000, 10_000, rng.randrange(40)))
             while True:
@@ -133,21 +141,30 @@ async def programs(dut: Any) -> None:
                 assert issue == wanted, (turn, at, one.wait, counts)
                 if chunks:
                     assert bench.head == (at, one.word)
+                short = [u for u in Unit if counts[u] < one.wait[u]]
                 if ends:
-                    left_out += not one.stop
+                    seen.sample(stop=one.stop, left_out=not one.stop, full=at == depth - 1)
                     break
+                both = zip(one.wait, counts, strict=True)
+                if len(short) == 1:
+                    seen.hit(f"waits_for_{short[0].name}_alone", when=ready and not skip)
+                seen.sample(
+                    not_ready=enough and not ready and not skip,
+                    exactly_enough=issue and any(n and n == c for n, c in both),
+                    stalled=issue and bench.stall,
+                )
+                if issue and last:
+                    seen.hit("back_to_back")
+                last = issue
                 if issue:
                     assert op == one.word
-                    issues += 1
                     at += 1
                 elif skip:
-                    passed_over += 1
+                    seen.hit("passed_over")
                     at += 1
-                else:
-                    refusals += 1
                 patience -= 1
                 if patience == 0:
-                    broken_off += 1
+                    seen.hit("broken_off")
                     break
             if ends:
                 # It stays stopped, whatever is done and sampled.
@@ -155,8 +172,8 @@ async def programs(dut: Any) -> None:
                     noise = rng.getrandbits(len(dut.done))
                     found = await bench.cycle(ready=1, sample=1, done=noise)
                     assert found[::2] == (0, 1), turn
-    assert issues > 200 and refusals > 200 and left_out > 10 and broken_off > 5
-    assert chunks == (passed_over > 50)
+                    seen.hit("stays_stopped")
+    seen.check()
 
 
 @pytest.mark.parametrize(
