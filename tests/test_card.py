@@ -17,7 +17,7 @@ from tokenloom.hw.card.memory_test import Finding, lane_pattern
 from tokenloom.hw.card.register_map import by_name
 from tokenloom.hw.config import load
 from tokenloom.hw.memory.axi import Response
-from tokenloom.hw.sampler.settings import Settings
+from tokenloom.hw.sampler.settings import BIASES_MAX, WINDOW_MAX, Settings
 from tokenloom.hw.sequencer.registers import Select
 from tokenloom.sim.card import CardTransport
 from tokenloom.sim.chip_device import ChipDevice
@@ -235,6 +235,13 @@ def test_settings_beyond_the_tables_are_refused(card):
         driver.write("CFG_WRITE", address=0, select=Select.BIASES)
     driver.write("CFG_DATA1", value=32)
     driver.write("CFG_WRITE", address=0, select=Select.BIASES)
+    driver.write("REQ_TOKENS", count=1)
+    driver.write("REQ_NEW", count=1)
+    for rules in ({"window": WINDOW_MAX + 1, "biases": 0}, {"window": 0, "biases": BIASES_MAX + 1}):
+        driver.write("REQ_RULES", **rules)
+        with pytest.raises(BusError, match="START"):
+            driver.write("START", go=1)
+    driver.write("REQ_RULES", window=0, biases=0)
     one.check()
 
 

@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass
 
 from tokenloom.hw.card.counters import COUNTERS
-from tokenloom.hw.sampler.settings import FIELDS
+from tokenloom.hw.sampler.settings import BIASES_MAX, FIELDS, WINDOW_MAX
 from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.sequencer.pass_control import EOS_IDS
 from tokenloom.hw.sequencer.registers import Select
@@ -237,8 +237,12 @@ REGISTERS: tuple[Register, ...] = (
     register("REQ_PENALTY", 0x1A8, _RW, "Repetition penalty and its reciprocal in 2^-14.",
              ("up", FIELDS["up"], ""), ("down", FIELDS["down"], "")),
     register("REQ_RULES", 0x1AC, _RW, "",
-             ("window", FIELDS["window"], "Tokens in which repetitions are looked for; 0: off."),
-             ("biases", FIELDS["biases"], "Entries of the table that count; ids ascend in it.")),
+             ("window", FIELDS["window"],
+              f"Tokens in which repetitions are looked for; 0: off; START refuses {WINDOW_MAX + 1} "
+              "and more."),
+             ("biases", FIELDS["biases"],
+              f"Entries of the table that count; ids ascend in it; START refuses {BIASES_MAX + 1} "
+              "and more.")),
     *_counters(0x200),
 )  # fmt: skip
 """Every register, in order of its offset."""
