@@ -70,6 +70,7 @@ def mutate(
     module: str,
     *,
     count: int,
+    within: Block | None = None,
     seed: int = 1,
     parameters: dict[str, Any] | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
@@ -82,6 +83,9 @@ def mutate(
         Mutated with all blocks below it.
     module : str
         Dotted name of the bench.
+    within : Block, optional
+        What the bench is for, when that is a block with `block` somewhere below it; then the
+        blocks below `block` are left as they are, and all of its instances have the same fault.
     count, seed : int
         Of the faults that Yosys draws.
     parameters : dict, optional
@@ -95,20 +99,26 @@ def mutate(
         When the bench fails on the block without a fault.
     """
     top = block.module_name
-    texts = emit(block)
+    whole = within or block
+    texts = emit(whole)
     with tempfile.TemporaryDirectory(dir=_scratch()) as scratch:
         folder = Path(scratch)
         for name, text in texts.items():
             (folder / f"{name}.v").write_text(text)
         read = "".join(f"read_verilog {name}.v\n" for name in sorted(texts))
-        prepared = f"{read}hierarchy -top {top}\nproc\nflatten\nopt_clean -purge\n"
+        flat = "flatten\n" if within is None else ""
         yosys(
-            f"{prepared}write_rtlil whole.il\nmutate -list {2 * count} -seed {seed} -o list.txt",
+            f"{read}hierarchy -top {top}\nproc\n{flat}opt_clean -purge\nwrite_rtlil whole.il\n"
+            f"mutate -list {2 * count} -seed {seed} -o list.txt {top}",
             folder,
         )
-        # What a memory holds at first is no logic.
+        # What a memory holds at first is no logic; a clock's other edge is where the inputs change.
         listed = (folder / "list.txt").read_text().splitlines()
-        faults = [line for line in listed if "$meminit" not in line][:count]
+        faults = [
+            line
+            for line in listed
+            if "$meminit" not in line and not ("-mode inv" in line and "-port CLK" in line)
+        ][:count]
         width = len(faults).bit_length()
         lines = [
             f"mutate -ctrl {_PORT} {width} {number} {fault.removeprefix('mutate ')}"
@@ -117,14 +127,15 @@ def mutate(
         (folder / "mutate.ys").write_text("\n".join(lines) + "\n")
         yosys(
             f"read_rtlil whole.il\nscript mutate.ys\nrename {top} {top}_mutants\n"
-            f"write_verilog -noattr mutants.v",
+            f"select {top}_mutants\nwrite_verilog -noattr -selected mutants.v",
             folder,
         )
         chosen = {
+            **({} if within is None else texts),
             f"{top}_mutants": (folder / "mutants.v").read_text(),
             top: _chooser(block, width),
         }
-        killed = _play(top, chosen, module, parameters, len(faults), told)
+        killed = _play(whole.module_name, chosen, module, parameters, len(faults), told)
         equivalent, survived = [], []
         for number, fault in enumerate(faults, 1):
             if number in killed:
@@ -147,13 +158,14 @@ def _chooser(block: Block, width: int) -> str:
         ports.append(("en", 1, True))
     for name, (value, flow) in block.flat_ports().items():
         ports.append((name, len(value), flow.name == "In"))
+    # Declared one by one, as Amaranth does it: so `bench_folder` finds them.
     declared = [
-        f"  {'input' if inward else 'output'} wire {f'[{bits - 1}:0] ' if bits > 1 else ''}{name}"
+        f"  {'input' if inward else 'output'} wire {f'[{bits - 1}:0] ' if bits > 1 else ''}{name};"
         for name, bits, inward in ports
     ]
     connected = [f"    .{name}({name})" for name, _, _ in ports]
     return "\n".join(
-        [f"module {block.module_name}(", ",\n".join(declared), ");",
+        [f"module {block.module_name}({', '.join(name for name, _, _ in ports)});", *declared,
          f"  reg [{width - 1}:0] chosen;",
          f'  initial if (!$value$plusargs("{_PORT}=%d", chosen)) chosen = 0;',
          f"  {block.module_name}_mutants mutants (",
@@ -180,12 +192,13 @@ def _play(
         def passes(number: int, seconds: float | None) -> bool:
             with tempfile.TemporaryDirectory(dir=_scratch()) as scratch:
                 results = Path(scratch) / "results.xml"
+                # What the block itself makes the bench say is of interest.
+                shown = subprocess.DEVNULL if number else None
                 try:
                     subprocess.run(
                         [*program, f"+{_PORT}={number}"],
                         cwd=scratch, env={**env, "COCOTB_RESULTS_FILE": str(results)},
-                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                        timeout=seconds, check=False,
+                        stdout=shown, stderr=shown, timeout=seconds, check=False,
                     )  # fmt: skip
                 except subprocess.TimeoutExpired:
                     return False
@@ -214,10 +227,12 @@ def _equivalent(folder: Path, top: str, fault: str) -> bool:
     """Whether Yosys proves that block and mutant do the same from reset on."""
     script = f"""
 read_rtlil whole.il
+flatten
 rename {top} gold
 design -stash gold
 read_rtlil whole.il
 {fault}
+flatten
 rename {top} gate
 design -stash gate
 design -copy-from gold -as gold gold

@@ -8,7 +8,7 @@ from tests.mutation.toy import Toy
 from tokenloom.hw.kv.kv_manager import KvManager
 
 COUNT = 100
-MANAGER = {"slots": 4, "pages": 20, "positions": 256, "page_tokens": 32}
+MANAGER = {"slots": 4, "pages": 14, "positions": 128, "page_tokens": 16}
 
 
 @pytest.mark.parametrize("look", [True, False])
@@ -24,7 +24,14 @@ def test_what_is_noticed(look):
 
 @pytest.mark.parametrize(
     "make, module, parameters",
-    [deep(lambda: KvManager(**MANAGER), "tests.hw.kv.test_kv_manager", MANAGER, id="kv_manager")],
+    [
+        deep(
+            lambda: KvManager(**MANAGER),
+            "tests.hw.kv.test_kv_manager",
+            {**MANAGER, "turns": 1000},
+            id="kv_manager",
+        )
+    ],
 )
 def test_control_blocks(make, module, parameters):
     found = mutate(make(), module, count=COUNT, parameters=parameters)
