@@ -46,11 +46,13 @@ def table(hardware: HardwareConfig, texts: dict[str, str]) -> str:
     ]
     for name, (count, one) in found.blocks.items():
         figures = " | ".join(f"{getattr(one.resources, key):,.10g}" for key in _NAMES)
-        old = "*" if name in found.older else ""
-        if name in found.unknown:
-            old = "?"
+        old, depth = "*" if name in found.older else "", str(one.depth)
+        if name in found.unknown:  # nothing is known but its memories
+            old, depth = "?", "-"
+            memories = f"{one.resources.block_rams:,.10g} | {one.resources.ultra_rams:,.10g}"
+            figures = f"- | - | - | {memories}"
         there = "".join(f" | {inside[name] or ''}" for inside in found.die_blocks.values())
-        lines.append(f"| `{name}`{old} | {count}{there} | {figures} | {one.depth} |")
+        lines.append(f"| `{name}`{old} | {count}{there} | {figures} | {depth} |")
     for label, resources in (("all", found.used), ("card after its shell", found.left)):
         figures = " | ".join(f"{getattr(resources, key):,.10g}" for key in _NAMES)
         lines.append(f"| {label} |{' |' * len(found.die_blocks)} | {figures} | |")
@@ -60,9 +62,10 @@ def table(hardware: HardwareConfig, texts: dict[str, str]) -> str:
         *((f"SLR{die}", s) for die, s in found.die_shares().items()),
     ):
         lines.append(f"| {label} | " + " | ".join(f"{shares.get(k, 0):.0%}" for k in _NAMES) + " |")
+    without = ", without the blocks marked ?" if found.unknown else ""
     lines += [
         "",
-        f"The fullest is at {found.fullest:.0%}; above {COMFORT:.0%} placing gets hard.",
+        f"The fullest is at {found.fullest:.0%}{without}; above {COMFORT:.0%} placing gets hard.",
         "",
     ]
     if found.unknown:
@@ -98,6 +101,7 @@ def main() -> None:
         parts.append(table(hardware, texts))
     if given.markdown is not None:
         command = f"python scripts/estimate_resources.py {' '.join(given.boards)}"
+        command += " --known" * given.known
         write_text(given.markdown, _HEAD.format(command=command) + "\n".join(parts))
 
 
