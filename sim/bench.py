@@ -49,7 +49,7 @@ def _digest(*parts: Iterable[str]) -> str:
 def _public(top: str, text: str) -> str:
     """Verilator's configuration that opens the ports of `top`, whose Verilog is `text`."""
     ports = re.findall(
-        r"^ *(?:input|output)\b(?: wire)?(?: *\[[^]]*\])? *(\w+) *[;,]?$", text, re.M
+        r"^ *(?:input|output)\b(?: wire)?(?: *\[[^]]*\])? *\\?(\w+) *[;,]?$", text, re.M
     )
     lines = [f'public_flat_rw -module "{top}" -var "{port}"' for port in ports]
     return "\n".join(["`verilator_config", *lines, ""])
@@ -131,15 +131,12 @@ def bench_folder(
     """
     folder = build_root() / "bench" / f"{top}-{_digest(sorted(texts), texts.values(), flags)}"
     with _locked(folder):
-        sources = []
-        for name, text in texts.items():
-            path = folder / f"{name}.v"
+        ports = folder / "ports.vlt"
+        files = {folder / f"{name}.v": text for name, text in texts.items()}
+        for path, text in {**files, ports: _public(top, texts[top])}.items():
             if not path.exists() or path.read_text() != text:
                 path.write_text(text)
-            sources.append(str(path))
-        ports = folder / "ports.vlt"
-        if not ports.exists():
-            ports.write_text(_public(top, texts[top]))
+        sources = [str(path) for path in files]
         env = environment()
         env["TOKENLOOM_BENCH"] = json.dumps(parameters or {})
         env["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])

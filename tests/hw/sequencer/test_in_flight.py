@@ -29,7 +29,7 @@ async def passes(dut: Any) -> None:
     for turn in range(30):
         stall, finishing = STALLS[turn % 3], rng.choice((0.1, 0.5, 0.9))
         position, flying = 0, []  # of the queue's head, and of what is in flight
-        dut.restart.value = 1
+        dut.en.value = dut.restart.value = 1
         for name in ("issue", "finished"):
             getattr(dut, name).value = rng.getrandbits(1)
         await FallingEdge(dut.clk)

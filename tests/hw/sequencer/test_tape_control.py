@@ -58,7 +58,13 @@ class Op:
         return isa.pack(TAPE_OP, fields)
 
     def commands(
-        self, layout: KvLayout, base: int, length: int, pages: list[int], first: int, held: int
+        self,
+        layout: KvLayout,
+        base: int,
+        length: int,
+        pages: list[int],
+        first: int,
+        chunk_pages: int,
     ) -> list[tuple[int, ...]]:
         """(kind, addr, addr2, blocks), in words, of channel 0; addr2 only matters for K."""
         if self.kind in (TapeKind.Q4, TapeKind.Q8):
@@ -70,11 +76,11 @@ class Op:
             if length > i * layout.page_tokens
             and (i * layout.page_tokens >= first or not self.windowed)
         ]
-        if held:  # pages per chunk
-            last = (len(used) - 1) // held
+        if chunk_pages:
+            last = (len(used) - 1) // chunk_pages
             played = {When.ANY: self.chunk <= last, When.EARLIER: self.chunk < last,
                       When.LAST: self.chunk == last}[self.when]  # fmt: skip
-            used = used[held * self.chunk :][:held] if played else []
+            used = used[chunk_pages * self.chunk :][:chunk_pages] if played else []
         where = {"layer": self.layer, "head": self.head, "token": 0}
         if self.kind is TapeKind.K:
             for page, tokens in used:
@@ -143,8 +149,8 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
     )  # fmt: skip
     word = layout.port_bits // 8
     await begin(dut, INPUTS)
-    held = given["chunk_tokens"] // layout.page_tokens
-    chunks = -(-given["pages_max"] // held) if held else 1
+    chunk_pages = given["chunk_tokens"] // layout.page_tokens
+    chunks = -(-given["pages_max"] // chunk_pages) if chunk_pages else 1
     program = some_program(rng, layout, given["depth"] - 3, chunks)
     base = rng.randrange(1 << 20)
     for at, value in enumerate(
@@ -184,7 +190,7 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
         for i, op in enumerate(program):
             if op.sample_only and not sample:
                 break
-            commands = op.commands(layout, base, length, pages, first, held)
+            commands = op.commands(layout, base, length, pages, first, chunk_pages)
             expected += [(c, op, i) for c in commands]
         delay = rng.choice((0, 4, 8 * free + 40))
         held = None
