@@ -359,7 +359,9 @@ class Softmax(Block):
                 keep.data.eq(self.den),
                 keep.en.eq(valid[6] & along[6][9]),
             ]
-            before = Mux(along[5][8], 0, kept.data)
+            # Operations of one word may follow each other at once: that sum is only being kept.
+            fresh = keep.en & (keep.addr == kept.addr)
+            before = Mux(along[5][8], 0, Mux(fresh, self.den, kept.data))
         with m.If(valid[5]):
             m.d.sync += self.den.eq(Mux(along[5][5], before, self.den) + sum5)
         m.d.comb += [self.den_slot.eq(along[6][1]), self.den_bank.eq(along[6][2])]

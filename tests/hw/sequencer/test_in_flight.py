@@ -65,12 +65,12 @@ async def passes(dut: Any) -> None:
     assert fullest == depth and behind > 50
 
 
-@pytest.mark.parametrize("depth", [1, 8])
+@pytest.mark.parametrize("depth", [2, 8])
 def test_in_flight(depth: int) -> None:
     run_block(InFlight(depth=depth), __name__, parameters={"depth": depth})
 
 
-@pytest.mark.parametrize("depth", [0, 3])
+@pytest.mark.parametrize("depth", [0, 1, 3])
 def test_refusal(depth: int) -> None:
-    with pytest.raises(ValueError, match=f"depth is {depth}; allowed: powers of two"):
+    with pytest.raises(ValueError, match=f"depth is {depth}; allowed: powers of two from 2"):
         InFlight(depth=depth)
