@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -348,22 +348,23 @@ class Softmax(Block):
                     m.d.sync += piece.eq(w5)
             m.d.comb += full.eq(along[6][0][: parts.bit_length() - 1] == parts - 1)
         m.d.sync += self.den_valid.eq(valid[5] & along[5][6])
-        before = Const(0)
         if self._chunks:
+            total = Signal(DEN_BITS)
             # What earlier chunks have added up, per slot; one head at a time.
             m.submodules.sums = sums = Memory(shape=DEN_BITS, depth=self._slot_groups, init=[])
             keep, kept = sums.write_port(), sums.read_port(domain="comb")
             m.d.comb += [
                 kept.addr.eq(along[5][1]),
-                keep.addr.eq(along[6][1]),
-                keep.data.eq(self.den),
-                keep.en.eq(valid[6] & along[6][9]),
+                keep.addr.eq(along[5][1]),
+                keep.data.eq(total),
+                keep.en.eq(valid[5] & along[5][9]),
             ]
-            # Operations of one word may follow each other at once: that sum is only being kept.
-            fresh = keep.en & (keep.addr == kept.addr)
-            before = Mux(along[5][8], 0, Mux(fresh, self.den, kept.data))
+            before = Mux(along[5][8], 0, kept.data)
+            m.d.comb += total.eq(Mux(along[5][5], before, self.den) + sum5)
+        else:
+            total = Mux(along[5][5], 0, self.den) + sum5
         with m.If(valid[5]):
-            m.d.sync += self.den.eq(Mux(along[5][5], before, self.den) + sum5)
+            m.d.sync += self.den.eq(total)
         m.d.comb += [self.den_slot.eq(along[6][1]), self.den_bank.eq(along[6][2])]
 
         # Stage 6: the quantiser.

@@ -21,7 +21,7 @@ class InFlight(Block):
     Parameters
     ----------
     depth : int
-        Operations that can be in flight: a power of two from 2 on.
+        Operations that can be in flight: a power of two, 2 or more.
 
     Members
     -------
@@ -37,7 +37,7 @@ class InFlight(Block):
 
     def __init__(self, *, depth: int) -> None:
         if depth < 2 or depth & (depth - 1):
-            raise ValueError(f"depth is {depth}; allowed: powers of two from 2")
+            raise ValueError(f"depth is {depth}; allowed: powers of two from 2 on")
         self._depth = depth
         super().__init__(
             {

@@ -58,15 +58,12 @@ class Op:
         return isa.pack(TAPE_OP, fields)
 
     def commands(
-        self,
-        layout: KvLayout,
-        base: int,
-        length: int,
-        pages: list[int],
-        first: int,
-        chunk_pages: int,
+        self, layout: KvLayout, base: int, length: int, pages: list[int], first: int, per_chunk: int
     ) -> list[tuple[int, ...]]:
-        """(kind, addr, addr2, blocks), in words, of channel 0; addr2 only matters for K."""
+        """(kind, addr, addr2, blocks), in words, of channel 0; addr2 only matters for K.
+
+        Chunks have `per_chunk` pages; 0 if a context is one.
+        """
         if self.kind in (TapeKind.Q4, TapeKind.Q8):
             return [(self.kind, self.addr, 0, self.blocks)]
         word, found = layout.port_bits // 8, []
@@ -76,11 +73,11 @@ class Op:
             if length > i * layout.page_tokens
             and (i * layout.page_tokens >= first or not self.windowed)
         ]
-        if chunk_pages:
-            last = (len(used) - 1) // chunk_pages
+        if per_chunk:
+            last = (len(used) - 1) // per_chunk
             played = {When.ANY: self.chunk <= last, When.EARLIER: self.chunk < last,
                       When.LAST: self.chunk == last}[self.when]  # fmt: skip
-            used = used[chunk_pages * self.chunk :][:chunk_pages] if played else []
+            used = used[per_chunk * self.chunk :][:per_chunk] if played else []
         where = {"layer": self.layer, "head": self.head, "token": 0}
         if self.kind is TapeKind.K:
             for page, tokens in used:
@@ -149,8 +146,8 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
     )  # fmt: skip
     word = layout.port_bits // 8
     await begin(dut, INPUTS)
-    chunk_pages = given["chunk_tokens"] // layout.page_tokens
-    chunks = -(-given["pages_max"] // chunk_pages) if chunk_pages else 1
+    per_chunk = given["chunk_tokens"] // layout.page_tokens
+    chunks = -(-given["pages_max"] // per_chunk) if per_chunk else 1
     program = some_program(rng, layout, given["depth"] - 3, chunks)
     base = rng.randrange(1 << 20)
     for at, value in enumerate(
@@ -190,7 +187,7 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
         for i, op in enumerate(program):
             if op.sample_only and not sample:
                 break
-            commands = op.commands(layout, base, length, pages, first, chunk_pages)
+            commands = op.commands(layout, base, length, pages, first, per_chunk)
             expected += [(c, op, i) for c in commands]
         delay = rng.choice((0, 4, 8 * free + 40))
         held = None
