@@ -40,6 +40,7 @@ from tokenloom.hw.sequencer.isa import (
     Kind,
     Unit,
     chunk_runs,
+    chunk_tokens,
 )
 from tokenloom.hw.sequencer.registers import BIAS, MODEL, Select
 from tokenloom.hw.sequencer.unit_queue import UnitQueue
@@ -270,8 +271,7 @@ class Core(Block):
         in_chunk = length - Mux(array_op.windowed, self.first, 0)
         if hw.chunked:
             chunk = data.View(CHUNK, array_op.y_base[: CHUNK.size])
-            left = in_chunk - (chunk.number << chunk_bits)
-            in_chunk = Mux(left > self._tokens, self._tokens, left)
+            in_chunk = chunk_tokens(in_chunk, chunk.number, self._tokens)
         m.d.comb += [
             control.issue.eq(queue.issue),
             control.op.eq(queue.op),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-__all__ = ["ROWS", "Figure", "Row", "Skip", "group"]
+__all__ = ["ROWS", "Figure", "Row", "Skip", "group", "needs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,13 @@ class Figure:
 
 class Skip(Exception):
     """The row cannot be measured here; the message says what is missing and where it is."""
+
+
+def needs(module: str) -> None:
+    """Skip the row where a tool from PyPI is not installed."""
+    if find_spec(module) is None:
+        name = module.replace("_", "-")
+        raise Skip(f"{name} is not installed; it comes with `pip install '.[dev]'`")
 
 
 @dataclass(frozen=True, kw_only=True)

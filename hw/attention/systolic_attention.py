@@ -30,6 +30,7 @@ from tokenloom.hw.sequencer.isa import (
     SOFTMAX_OP,
     Kind,
     When,
+    chunk_tokens,
 )
 from tokenloom.hw.verilog.block import Block, instance
 
@@ -292,8 +293,7 @@ class SystolicAttention(Block):
             bits = self._tokens.bit_length() - 1
             here = Mux(values_now, chunk, Mux(looking, looked, chunk - 1))
             number, again = Signal.like(chunk), Signal()
-            left = tokens - (number << bits)
-            in_chunk = Mux(left > self._tokens, self._tokens, left)
+            in_chunk = chunk_tokens(tokens, number, self._tokens)
             all_over &= scored & (chunk == 0)
             all_scored = ~looking & (owed == 1)
             issues |= keys_now

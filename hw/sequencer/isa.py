@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+from amaranth.hdl import Mux, Value
 from amaranth.lib import data
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Unit",
     "When",
     "chunk_runs",
+    "chunk_tokens",
     "pack",
 ]
 
@@ -100,6 +102,12 @@ def chunk_runs(number: Any, when: Any, last: Any) -> Any:
     Of integers or of signals.
     """
     return ((last > number) & (when != When.LAST)) | ((last == number) & (when != When.EARLIER))
+
+
+def chunk_tokens(tokens: Value, number: Value, size: int) -> Value:
+    """Tokens of a context that lie in a chunk which it reaches; `size`, a power of two, at most."""
+    left = tokens - (number << size.bit_length() - 1)
+    return Mux(left > size, size, left)
 
 
 EMBED_OP = data.StructLayout({"header": HEADER, "shift": 6, "count": 16})

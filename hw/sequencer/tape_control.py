@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.numbers.words import ceil_shift, ceil_to
-from tokenloom.hw.sequencer.isa import CHUNK, TAPE_OP, chunk_runs
+from tokenloom.hw.sequencer.isa import CHUNK, TAPE_OP, chunk_runs, chunk_tokens
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["PASS_BITS", "TapeControl"]
@@ -138,9 +138,8 @@ class TapeControl(Block):
             chunk = data.View(CHUNK, op.blocks[: CHUNK.size])
             last = (tokens_left - 1)[chunk_bits:20]
             runs = chunk_runs(chunk.number, chunk.when, last)
-            left_here = tokens_left - (chunk.number << chunk_bits)
             start = (first >> page_bits) + (chunk.number << chunk_bits - page_bits)
-            tokens_left = Mux(left_here > self._chunk, self._chunk, left_here)
+            tokens_left = chunk_tokens(tokens_left, chunk.number, self._chunk)
 
         with m.If(self.cmd_valid & self.cmd_ready):
             m.d.sync += self.cmd_valid.eq(0)

