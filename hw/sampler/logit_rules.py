@@ -121,13 +121,10 @@ class LogitRules(Block):
         logit1, logit2 = value("logit1"), value("logit2")
         repeated2 = Signal(reset_less=True)
         bias2 = value("bias2")
-        hits = Signal(WINDOW_MAX)
-        m.d.comb += hits.eq(
-            Cat(
-                (self.recent.word_select(i, bits) == id1) & (self.recent_count > i)
-                for i in range(WINDOW_MAX)
-            )
-        )
+        hits = [
+            (self.recent.word_select(i, bits) == id1) & (self.recent_count > i)
+            for i in range(WINDOW_MAX)
+        ]
         m.submodules.biases = memory = Memory(shape=bits + 32, depth=BIASES_MAX, init=[])
         write, read = memory.write_port(), memory.read_port()
         at, after = Signal(FIELDS["biases"]), Signal(FIELDS["biases"])
@@ -146,7 +143,7 @@ class LogitRules(Block):
         with m.If(valid[1]):
             m.d.sync += [
                 logit2.eq(logit1),
-                repeated2.eq(or_tree(hits[i] for i in range(WINDOW_MAX))),
+                repeated2.eq(or_tree(hits)),
                 bias2.eq(Mux(biased, read.data[bits:].as_signed(), 0)),
             ]
 

@@ -2,87 +2,21 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.verilog.block import Block, instance
+from tokenloom.hw.verilog.block import Block
 
-__all__ = ["ListCell", "TopList"]
-
-
-class ListCell(Block):
-    """A place of the list: keeps what it has, or takes the new one, or its neighbour's.
-
-    Members
-    -------
-    clear, insert, shift : In(1)
-        Strobes, as of `TopList`.
-    value, tag : In
-        What is inserted.
-    above_fits, above_valid, above_value, above_tag : In
-        The place above, which holds a larger value; the first one's `above_fits` is low.
-    below_valid, below_value, below_tag : In
-        The place below.
-    fits : Out(1)
-        The value to insert goes here or above.
-    mine_valid, mine_value, mine_tag : Out
-        What the place holds.
-
-    Latency
-    -------
-    `LATENCY` = 1 belt cycle.
-    """
-
-    LATENCY = 1
-
-    def __init__(self, *, value_bits: int, tag_bits: int) -> None:
-        place = lambda flow, name: {  # noqa: E731
-            f"{name}_valid": flow(1),
-            f"{name}_value": flow(signed(value_bits)),
-            f"{name}_tag": flow(tag_bits),
-        }
-        super().__init__(
-            {
-                "clear": In(1),
-                "insert": In(1),
-                "shift": In(1),
-                "value": In(signed(value_bits)),
-                "tag": In(tag_bits),
-                "above_fits": In(1),
-                **place(In, "above"),
-                **place(In, "below"),
-                "fits": Out(1),
-                **place(Out, "mine"),
-            },
-            params=(value_bits, tag_bits),
-        )
-        self.module_name = f"list_cell_{value_bits}_{tag_bits}"
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.d.comb += self.fits.eq(~self.mine_valid | (self.value > self.mine_value))
-        moves = Signal()
-        m.d.comb += moves.eq((self.insert & self.fits) | self.shift)
-        with m.If(self.clear):
-            m.d.sync += self.mine_valid.eq(0)
-        with m.Elif(moves):
-            m.d.sync += self.mine_valid.eq(
-                Mux(self.shift, self.below_valid, ~self.above_fits | self.above_valid)
-            )
-        with m.If(moves):
-            for name in ("value", "tag"):
-                mine = getattr(self, f"mine_{name}")
-                above, below = getattr(self, f"above_{name}"), getattr(self, f"below_{name}")
-                new = Mux(self.above_fits, above, getattr(self, name))
-                m.d.sync += mine.eq(Mux(self.shift, below, new))
-        return m
+__all__ = ["TopList"]
 
 
 class TopList(Block):
     """The largest values so far, the largest first, the earliest first among equals.
 
-    A row of cells, each of which compares the new value with its own: one value per cycle. A shift
-    takes the first away, so that the list leaves the block one per cycle.
+    A row of places, each of which compares the new value with its own: one value per cycle. A shift
+    takes the first away, so that the list leaves the block one per cycle. What the places hold is
+    one register each of values and tags, and it is looked at only when something comes: a simulator
+    does no work for a list that holds.
 
     Parameters
     ----------
@@ -114,7 +48,7 @@ class TopList(Block):
         When there are no places.
     """
 
-    LATENCY = ListCell.LATENCY
+    LATENCY = 1
 
     def __init__(self, *, entries: int, value_bits: int, tag_bits: int) -> None:
         if entries < 1:
@@ -137,25 +71,41 @@ class TopList(Block):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        cells = [
-            ListCell(value_bits=self._value_bits, tag_bits=self._tag_bits)
-            for _ in range(self._entries)
-        ]
-        for i, cell in enumerate(cells):
-            m.submodules[f"cell{i}"] = instance(cell, en=self.en)
-            for name in ("clear", "insert", "shift", "value", "tag"):
-                m.d.comb += getattr(cell, name).eq(getattr(self, name))
-            if i:
-                above = cells[i - 1]
-                m.d.comb += cell.above_fits.eq(above.fits)
-                for name in ("valid", "value", "tag"):
-                    m.d.comb += [
-                        getattr(cell, f"above_{name}").eq(getattr(above, f"mine_{name}")),
-                        getattr(above, f"below_{name}").eq(getattr(cell, f"mine_{name}")),
-                    ]
+        places = range(self._entries)
+        valid = Signal(self._entries)  # from the first place on
+        values = Signal(self._entries * self._value_bits, reset_less=True)
+        tags = Signal(self._entries * self._tag_bits, reset_less=True)
+
+        # Sorted, so the new value fits from some place on to the end.
+        fits = Signal(self._entries)
+        mine = [values.word_select(i, self._value_bits).as_signed() for i in places]
+        m.d.comb += fits.eq(
+            Mux(self.insert, Cat(~valid[i] | (self.value > mine[i]) for i in places), 0)
+        )
+
+        with m.If(self.clear):
+            m.d.sync += valid.eq(0)
+        with m.Elif(self.shift):
+            m.d.sync += valid.eq(valid >> 1)
+        with m.Elif(self.insert):
+            m.d.sync += valid.eq(Cat(1, valid))
+
+        with m.If(self.shift | self.insert):
+            for held, new, bits in (
+                (values, self.value, self._value_bits),
+                (tags, self.tag, self._tag_bits),
+            ):
+                after = []
+                for i in places:
+                    place = held.word_select(i, bits)
+                    above = held.word_select(i - 1, bits) if i else new[:bits]
+                    below = held.word_select(i + 1, bits) if i + 1 < self._entries else place
+                    inserted = Mux(fits[i - 1], above, new[:bits]) if i else new[:bits]
+                    after.append(Mux(self.shift, below, Mux(fits[i], inserted, place)))
+                m.d.sync += held.eq(Cat(after))
         m.d.comb += [
-            self.first_valid.eq(cells[0].mine_valid),
-            self.first_value.eq(cells[0].mine_value),
-            self.first_tag.eq(cells[0].mine_tag),
+            self.first_valid.eq(valid[0]),
+            self.first_value.eq(values[: self._value_bits].as_signed()),
+            self.first_tag.eq(tags[: self._tag_bits]),
         ]
         return m
