@@ -90,7 +90,9 @@ SPEC = BlockSpec(
         Parameter("slots", 1, "1 to 64", "Accumulators per element, twice: a tile and the next."),
         Parameter("operand_blocks", 64, "1 to 2048", "Blocks of 32 operands per row."),
         Parameter("token_blocks", 2, "1 or more", "Blocks of 32 probabilities per slot."),
-        Parameter("packed", False, "true or false", "Two products per multiplier."),
+        Parameter(
+            "packed", False, "true or false; lanes from 32 on", "Two products per multiplier."
+        ),
         Parameter(
             "groups",
             1,
