@@ -7,12 +7,13 @@ from tests.drawn.drawing import drawn, play
 
 @st.composite
 def configurations(draw):
-    columns = draw(st.sampled_from((2, 4, 8, 16)))
+    columns = draw(st.sampled_from((2, 4, 8)))
     return {
         "width": draw(st.integers(1, 70)),
         "ffn": draw(st.integers(1, 100)),
         "columns": columns,
-        "rows": draw(st.sampled_from((1, 2, 4) if columns < 16 else (1,))),
+        # An element has 32 multipliers: eight of them are built in seconds.
+        "rows": draw(st.sampled_from([r for r in (1, 2, 4) if columns * r <= 8])),
         "norm_lanes": draw(st.sampled_from((1, 2, 4, 8, 16, 32))),
         "activation": draw(st.sampled_from(("silu", "gelu", "gelu_tanh"))),
         "stages": draw(st.integers(1, 5)),
