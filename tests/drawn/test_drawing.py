@@ -61,7 +61,7 @@ def test_a_failure_names_the_configuration_and_how_to_repeat_it(monkeypatch):
     assert f"repeat with: {repeat('quantiser', given)}" in text
     variable = re.search(rf'{GIVEN}="([^"]*)"', text)[1]
     listed = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", HERE],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", HERE],
         env={**os.environ, GIVEN: variable}, cwd=HERE.parents[1], capture_output=True, text=True,
         check=True,
     ).stdout  # fmt: skip
