@@ -42,7 +42,7 @@ test: $(STAMP) ## Run every test
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 generate: $(STAMP) ## Write the chip's Verilog for BOARD and MODEL, or a BLOCK's, to build/generate
-	@$(BIN)/tokenloom generate $(if $(BLOCK),--block "$(BLOCK)",--model "$(MODEL)" --board "$(BOARD)") \
+	@$(BIN)/tokenloom generate $(if $(BLOCK),--block "$(BLOCK)" $(if $(PRESET),--preset "$(PRESET)"),--model "$(MODEL)" --board "$(BOARD)") \
 	  --out "$(if $(BLOCK),$(OUT)-$(BLOCK),$(OUT))" $(ARGS)
 
 blocks: $(STAMP) ## Write the page of every block that can be used alone: docs/blocks

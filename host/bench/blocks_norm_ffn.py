@@ -7,24 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenloom.host.bench.player import pack_values, play_block
 from tokenloom.host.bench.registry import Figure, group
 
-
-def _pack(values: Any, bits: int) -> int:
-    return sum((int(v) & ((1 << bits) - 1)) << bits * i for i, v in enumerate(values))
-
-
 _row = group("Blocks: norm, FFN, embedding")
-
-
-def _play(design: Any, *benches: Any) -> None:
-    from amaranth.sim import Simulator
-
-    simulator = Simulator(design)
-    simulator.add_clock(1e-8)
-    for bench in benches:
-        simulator.add_testbench(bench)
-    simulator.run()
 
 
 @_row("rmsnorm_cycles", "cycles for 4096 values", "256 and the stated 27", how="simulated")
@@ -53,13 +39,13 @@ def rmsnorm_cycles() -> Figure:
         ctx.set(unit.cfg_we, 1)
         for word in range(words):
             ctx.set(unit.cfg_addr, word)
-            ctx.set(unit.cfg_data, _pack(gain[word * lanes : (word + 1) * lanes], 16))
+            ctx.set(unit.cfg_data, pack_values(gain[word * lanes : (word + 1) * lanes], 16))
             await ctx.tick()
         ctx.set(unit.cfg_we, 0)
         ctx.set(unit.in_valid, 1)
         now = 0
         for word in range(words):
-            ctx.set(unit.in_values, _pack(stream[word * lanes : (word + 1) * lanes], 32))
+            ctx.set(unit.in_values, pack_values(stream[word * lanes : (word + 1) * lanes], 32))
             await ctx.tick()
             now += 1
         ctx.set(unit.in_valid, 0)
@@ -70,8 +56,8 @@ def rmsnorm_cycles() -> Figure:
                 found.append((now, values))
             now += 1
 
-    _play(unit, drive)
-    equal = [values for _, values in found] == [_pack(block, 32) for block in expected]
+    play_block(unit, drive)
+    equal = [values for _, values in found] == [pack_values(block, 32) for block in expected]
     cycles = found[-1][0] - ends[0]
     overhead = unit.last_block(words=words) - words
     return Figure(
@@ -150,8 +136,6 @@ def gelu_error() -> Figure:
 @_row("silu_cycles", "cycles per SiLU", "2", how="simulated")
 def silu_cycles() -> Figure:
     """Latency at the quoted setting, a value per cycle."""
-    from amaranth.hdl import EnableInserter
-
     from tokenloom.hw.ffn.activation import Activation
     from tokenloom.hw.numbers import formats as fx
 
@@ -160,7 +144,6 @@ def silu_cycles() -> Figure:
     found: list[tuple[int, int]] = []
 
     async def drive(ctx: Any) -> None:
-        ctx.set(unit.en, 1)
         ctx.set(unit.in_valid, 1)
         for now in range(len(gates) + unit.latency):
             ctx.set(unit.in_valid, now < len(gates))
@@ -169,7 +152,7 @@ def silu_cycles() -> Figure:
             if valid:
                 found.append((now, value))
 
-    _play(EnableInserter({"sync": unit.en})(unit), drive)
+    play_block(unit, drive)
     equal = [value for _, value in found] == fx.silu(gates).tolist()
     return Figure(
         value=found[0][0],
@@ -182,8 +165,6 @@ def silu_cycles() -> Figure:
 @_row("embedding_ids", "ids per cycle", "8 after 3 cycles", how="simulated")
 def embedding_ids() -> Figure:
     """Ids that the table on chip takes per cycle, all of them equal in every other cycle."""
-    from amaranth.hdl import EnableInserter
-
     from tokenloom.hw.embedding.embedding_table import EmbeddingTable
 
     vocab, width, cycles = 16, 32, 32
@@ -193,7 +174,6 @@ def embedding_ids() -> Figure:
     found: list[tuple[int, int]] = []
 
     async def drive(ctx: Any) -> None:
-        ctx.set(unit.en, 1)
         ctx.set(unit.used_vocab, vocab)
         ctx.set(unit.shift, 1)
         ctx.set(unit.cfg_we, 1)
@@ -214,7 +194,7 @@ def embedding_ids() -> Figure:
             if valid == 255:
                 found.append((now, values))
 
-    _play(EnableInserter({"sync": unit.en})(unit), drive)
+    play_block(unit, drive)
     # A scale of 1024 and a shift of one: every value is 512 times its code.
     expected = [
         sum((512 * (row + i)) << 32 * (port * width + i) for port, row in enumerate(ids)

@@ -56,3 +56,22 @@ def ppl_smollm2() -> Figure:
     """Perplexity of SmolLM2."""
     text = shared_text("wikitext2-valid-sample.txt", "Hugging Face, Salesforce/wikitext")
     return _perplexity("smollm2", "sim", text, 8192, 1.0, "SmolLM2-135M, WikiText-2 sample")
+
+
+@_row("sparse_smollm2", "% perplexity over all scores", how="golden model")
+def sparse_smollm2() -> Figure:
+    """What attention to the 256 largest scores costs SmolLM2, at contexts of up to 1,024 tokens."""
+    from tokenloom.host.commands.eval import evaluate
+
+    text = shared_text("wikitext2-valid-sample.txt", "Hugging Face, Salesforce/wikitext")
+    with models():
+        result = evaluate(
+            model="smollm2", board="sim", overrides=(), text=text, tokens=8192, window=1024,
+            sparse=256,
+        )  # fmt: skip
+    return Figure(
+        value=100 * (result["ratio_sparse"] - 1),
+        detail=f"SmolLM2-135M, WikiText-2 sample: {result['ppl_golden']:.4f} with all scores, "
+        f"{result['ppl_sparse']:.4f} with the 256 largest of a query; {result['tokens']} tokens, "
+        f"windows of {result['window']}",
+    )

@@ -31,6 +31,7 @@ for _group in (
     "array",
     "ring",
     "blocks_norm_ffn",
+    "blocks_stream",
     "resources",
     "generate",
 ):

@@ -77,15 +77,16 @@ def summary(specs: Mapping[str, BlockSpec]) -> list[str]:
         "",
         "## Cycles that the field quotes",
         "",
-        "*Derived* from the blocks' own constants with the default parameters, as on the pages.",
+        "*Derived* from the blocks' own constants with the default parameters or a preset's, as on "
+        "the pages.",
         "",
         "| block | what | cycles | the field quotes |",
         "|---|---|---|---|",
     ]
     for name, spec in specs.items():
-        for one in spec.timing(**spec.arguments()):
-            if one.quoted and one.cycles is not None:
-                lines.append(
-                    f"| [{spec.title}]({name}.md) | {one.what} | {one.cycles:,} | {one.quoted} |"
-                )
+        for preset in (None, *spec.presets):
+            title = f"[{spec.title}]({name}.md)" + (f" `{preset}`" if preset else "")
+            for one in spec.timing(**spec.arguments(preset=preset)):
+                if one.quoted and one.cycles is not None:
+                    lines.append(f"| {title} | {one.what} | {one.cycles:,} | {one.quoted} |")
     return lines

@@ -11,7 +11,9 @@ from tokenloom.host import progress
 __all__ = ["generate_block"]
 
 
-def generate_block(*, name: str, overrides: Sequence[str], out: Path) -> dict[str, Any]:
+def generate_block(
+    *, name: str, overrides: Sequence[str], out: Path, preset: str | None = None
+) -> dict[str, Any]:
     """Write a block's Verilog, and its page with port table, timing and a simulated wave.
 
     Parameters
@@ -20,6 +22,8 @@ def generate_block(*, name: str, overrides: Sequence[str], out: Path) -> dict[st
         Of the catalog.
     overrides : sequence of str
         The block's parameters, as ``key=value``.
+    preset : str, optional
+        One of the block's presets, to which the overrides are added.
     out : Path
         The folder: ``*.v`` (the top is the block's module), ``NAME.md``, ``NAME.svg`` and
         ``NAME.json``, the wave for other tools.
@@ -32,7 +36,8 @@ def generate_block(*, name: str, overrides: Sequence[str], out: Path) -> dict[st
     Raises
     ------
     TokenloomError
-        If there is no such block, a parameter is wrong, or the folder is another generator's.
+        If there is no such block or preset, a parameter is wrong, or the folder is another
+        generator's.
     """
     from tokenloom.host.verilog_folder import refuse_strangers, write_folder
     from tokenloom.hw.catalog.catalog import block_spec
@@ -40,24 +45,27 @@ def generate_block(*, name: str, overrides: Sequence[str], out: Path) -> dict[st
 
     refuse_strangers(out)
     spec = block_spec(name)
-    arguments = spec.arguments(overrides)
+    arguments = spec.arguments(overrides, preset)
     block = spec.made(arguments)
     with progress.step("generate Verilog"):
         texts = emit(block)
     with progress.step("simulate a wave"):
-        extra = documents(name, overrides)
+        extra = documents(name, arguments)
     result = {"block": name, "parameters": arguments, "module": block.module_name}
     return write_folder(out, texts, result, extra)
 
 
-def documents(name: str, overrides: Sequence[str] = (), resources: str = "") -> dict[str, str]:
-    """A block's page and wave: file name -> text."""
+def documents(
+    name: str, arguments: dict[str, Any] | None = None, resources: str = ""
+) -> dict[str, str]:
+    """A block's page and wave, with its defaults or other parameters: file name -> text."""
     from tokenloom.hw.catalog.catalog import block_spec
     from tokenloom.hw.catalog.page import page
     from tokenloom.hw.catalog.wave import draw, wavedrom_source
 
     spec = block_spec(name)
-    arguments = spec.arguments(overrides)
+    if arguments is None:
+        arguments = spec.arguments()
     source = wavedrom_source(spec, arguments)
     return {
         f"{name}.md": page(spec, arguments, resources),

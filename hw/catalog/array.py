@@ -109,8 +109,8 @@ SPEC = BlockSpec(
         "(sw_min + sx)`, exact in 64 bits: point 1 of [numbers.md](../numbers.md). Codes are int8, "
         "operands 9 bits signed with a shift per 32, scales and minima fp16 as mantissa and "
         "shift. Weight kinds mix from operation to operation: Q8_0, and after the codebook Q4_0, "
-        "Q4_1, NF4, MXFP4 and IQ4_NL. The classic shape, 1024 products per cycle in 32 x 32 "
-        "elements with one multiplier each, is `-P columns=32 -P rows=32 -P lanes=1 -P drain=8`. "
+        "Q4_1, NF4, MXFP4 and IQ4_NL. Preset `classic` has 1024 products per cycle in 32 x 32 "
+        "elements with one multiplier each. "
         "With `packed` two neighbouring columns share their multipliers, 27 by 18 bits, exactly."
     ),
     verified=(
@@ -124,4 +124,5 @@ SPEC = BlockSpec(
     signals=("step", "we", "issue", "ready", "take", "out_valid", "out_index", "out_last", "acc"),
     cycles=48,
     small=("columns=2", "lanes=8", "rows=1", "operand_blocks=8"),
+    presets={"classic": ("columns=32", "rows=32", "lanes=1", "drain=8")},
 )

@@ -55,6 +55,7 @@ def page(spec: BlockSpec, arguments: dict[str, Any], resources: str = "") -> str
         spec.formula,
         "## Parameters",
         parameters if spec.parameters else "None.",
+        *(("## Presets", _presets(spec)) if spec.presets else ()),
         "## Timing",
         "In cycles of `clk`, *derived* from the block's own constants; the tests count the same.",
         times,
@@ -68,6 +69,19 @@ def page(spec: BlockSpec, arguments: dict[str, Any], resources: str = "") -> str
         spec.verified,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _presets(spec: BlockSpec) -> str:
+    """What each preset sets, and its cycles where the field quotes a figure."""
+    rows: list[tuple[object, ...]] = []
+    for name, values in spec.presets.items():
+        times = [
+            f"{one.what}: {one.cycles:,} ({one.quoted})"
+            for one in spec.timing(**spec.arguments(preset=name))
+            if one.quoted and one.cycles is not None
+        ]
+        rows.append((f"`--preset {name}`", ", ".join(f"`{v}`" for v in values), "; ".join(times)))
+    return _table(("preset", "sets", "the field quotes"), rows)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:

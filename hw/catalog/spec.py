@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenloom.compiler.errors import ConfigError
@@ -99,6 +99,8 @@ class BlockSpec:
     small : tuple of str
         Parameters (``key=value``) of an instance that open tools synthesise, place and route in
         seconds: the one whose resources and clock the page shows.
+    presets : mapping
+        Name -> parameters (``key=value``) of a shape that has a name.
     """
 
     name: str
@@ -113,15 +115,23 @@ class BlockSpec:
     signals: tuple[str, ...]
     cycles: int
     small: tuple[str, ...] = ()
+    presets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def arguments(self, overrides: Sequence[str] = ()) -> dict[str, Any]:
-        """The parameters: defaults, and what `overrides` (texts ``key=value``) say.
+    def arguments(self, overrides: Sequence[str] = (), preset: str | None = None) -> dict[str, Any]:
+        """The parameters: defaults, then the preset's, then `overrides` (texts ``key=value``).
 
         Raises
         ------
         ConfigError
-            When a key is unknown or a value of another type.
+            When preset or key is unknown or a value of another type.
         """
+        if preset is not None:
+            if preset not in self.presets:
+                allowed = ", ".join(self.presets) or "none"
+                raise ConfigError(
+                    f"--preset {preset}: block '{self.name}' has no such preset; allowed: {allowed}"
+                )
+            overrides = (*self.presets[preset], *overrides)
         known = {parameter.name: parameter for parameter in self.parameters}
         values: dict[str, Any] = {name: one.default for name, one in known.items()}
         for override in overrides:

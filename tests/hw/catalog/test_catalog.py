@@ -141,6 +141,30 @@ def test_wrong_parameters(override, text):
         spec().arguments([override])
 
 
+def test_presets():
+    """A preset's parameters come before those given; a page lists it with the quoted figures."""
+    one = spec(
+        parameters=(Parameter("depth", 2, "2", "How many."), Parameter("wide", 1, "", "")),
+        build=lambda *, depth, wide: Outer(depth=depth),
+        timing=lambda *, depth, wide: [Timing("latency", "depth", depth + wide, "3")],
+        presets={"large": ("wide=7",)},
+    )
+    assert one.arguments(preset="large") == {"depth": 2, "wide": 7}
+    assert one.arguments(["wide=8", "depth=2"], "large") == {"depth": 2, "wide": 8}
+    assert "| `--preset large` | `wide=7` | latency: 9 (3) |" in page(one, one.arguments())
+    with pytest.raises(ConfigError, match="'outer' has no such preset; allowed: large"):
+        one.arguments(preset="small")
+    with pytest.raises(ConfigError, match="allowed: none"):
+        spec().arguments(preset="small")
+
+
+def test_the_classic_array():
+    one = block_spec("array")
+    classic = one.arguments(preset="classic")
+    assert classic["columns"] * classic["rows"] * classic["lanes"] == 1024
+    assert any(time.quoted and time.cycles == 1024 for time in one.timing(**classic))
+
+
 def test_what_the_block_refuses():
     with pytest.raises(ConfigError, match="block 'outer': depth is 3; allowed: 2"):
         spec().made(spec().arguments(["depth=3"]))
