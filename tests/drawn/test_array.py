@@ -14,7 +14,7 @@ def configurations(draw):
     lanes = draw(st.sampled_from((32, 64, 96) if packed else (1, 2, 4, 8, 16, 32, 64, 96)))
     rows = draw(st.sampled_from((1, 2, 3, 5, 8, 32)))
     # What is built, and what plays a step of 32 / lanes cycles, in seconds.
-    assume(columns * rows * lanes <= 400 and columns * rows * 32 <= 512 * lanes)
+    assume(columns * rows * lanes <= 400 and columns * rows * 32 <= 256 * lanes)
     return {
         "columns": columns,
         "lanes": lanes,
