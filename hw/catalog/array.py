@@ -78,11 +78,11 @@ SPEC = BlockSpec(
         "past operands of 9 bits, and exact 64-bit sums leave row by row."
     ),
     parameters=(
-        Parameter("columns", 4, "even if packed", "C: streams of weights."),
+        Parameter("columns", 4, "2 or more, even if packed", "C: streams of weights."),
         Parameter(
             "lanes",
             32,
-            "1, 2, 4, 8, 16 or a multiple of 32",
+            "a power of two",
             "K: products per element and cycle; below 32 a block takes 32/K cycles.",
         ),
         Parameter("rows", 2, "1 to 32", "R: vectors that each weight is multiplied with."),

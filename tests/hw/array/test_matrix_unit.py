@@ -163,4 +163,11 @@ def test_matrix_unit(name: str) -> None:
 def test_lanes() -> None:
     with pytest.raises(ValueError, match="lanes is 3"):
         SerialElement(lanes=3, slots=1)
+    with pytest.raises(ValueError, match="lanes is 96; allowed: powers of two"):
+        MatrixUnit(columns=2, lanes=96, rows=1, drain=1)
     assert MatrixUnit(columns=32, lanes=1, rows=32, drain=8)._steps == 32
+
+
+def test_columns() -> None:
+    with pytest.raises(ValueError, match="columns is 1; allowed: 2 or more"):
+        MatrixUnit(columns=1, lanes=32, rows=1, drain=1)
