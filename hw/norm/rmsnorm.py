@@ -301,7 +301,7 @@ class RmsNorm(Block):
 
         # The gains arrive with the residuals.
         m.submodules.gains = gains = Memory(
-            shape=GAIN_BITS * lanes, depth=self._norms * self._words, init=[]
+            shape=GAIN_BITS * lanes, depth=max(2, self._norms * self._words), init=[]
         )
         write, read = gains.write_port(), gains.read_port()
         m.d.comb += [
@@ -386,7 +386,7 @@ class RmsNorm(Block):
             m.d.sync += total.eq(totals[self.data_row])
         m.d.comb += [root.count.eq(count), root.total.eq(totals[picked[: len(self.res_row)]])]
         m.submodules.biases = biases = Memory(
-            shape=32 * self._lanes, depth=self._norms * self._words, init=[]
+            shape=32 * self._lanes, depth=max(2, self._norms * self._words), init=[]
         )
         write, read = biases.write_port(), biases.read_port()
         for stage in range(data, last):
