@@ -60,7 +60,7 @@ def run(file: str, folder: Path) -> tuple[Result, str]:
         return Result(**json.loads(kept.read_text())), ""
     start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
+        [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir={KEPT / 'pytest'}", file],
         cwd=ROOT, env={**os.environ, "TOKENLOOM_DEEP": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip

@@ -67,13 +67,19 @@ def _locked(folder: Path) -> Iterator[None]:
 def _with_runtime(folder: Path, build: dict[str, Any]) -> None:
     """Put the object files of Verilator's runtime into a block's new build folder.
 
-    The first block to be built compiles them; make takes copies for up to date. (`verilator.o`,
+    The first block to be built compiles them. They do not depend on the block, but verilated.mk
+    says that they do on its makefile, so make is told to take them as they are. (`verilator.o`,
     cocotb's main program, knows the block's own class and is no part of this.)
     """
-    if folder.exists():
-        return
+    if not folder.exists():
+        _copy_runtime(folder, build)
+    build["make_args"] += [f"--assume-old={path.name}" for path in folder.glob("verilated*.o")]
+
+
+def _copy_runtime(folder: Path, build: dict[str, Any]) -> None:
     program = verilator_root() or shutil.which("verilator")
-    key = _digest([str(program), str(Path(str(program)).stat().st_mtime), cocotb.__file__])
+    flags = [flag for flag in build["extra_args"] if not flag.endswith(".vlt")]
+    key = _digest([str(program), str(Path(str(program)).stat().st_mtime), cocotb.__file__], flags)
     runtime = build_root() / "bench" / f"runtime-{key}"
     with _locked(runtime):
         if not (runtime / ".done").exists():
@@ -82,9 +88,13 @@ def _with_runtime(folder: Path, build: dict[str, Any]) -> None:
                 shutil.copyfile(path, runtime / path.name)
             (runtime / ".done").touch()
             return
-    folder.mkdir()
+    # All of them or none, should the process be killed.
+    whole = folder.with_name("runtime")
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
     for path in runtime.glob("*.o"):
-        shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(path, whole / path.name)
+    whole.rename(folder)
 
 
 def run_block(block: Block, module: str, *, parameters: dict[str, Any] | None = None) -> None:

@@ -61,6 +61,11 @@ class MatrixUnit(Block):
     Duration
     --------
     A matmul of t tiles and b beats: t · max(b, C) steps from its issue to the next's.
+
+    Raises
+    ------
+    ValueError
+        When a parameter is out of its range.
     """
 
     EDGE = 1
@@ -80,8 +85,12 @@ class MatrixUnit(Block):
         stages: int = 0,
         multiplier: Multiplier | None = None,
     ) -> None:
+        if columns < 2:
+            raise ValueError(f"columns is {columns}; allowed: 2 or more")
         self._rows, self._steps = rows, max(1, BLOCK // lanes)
         self._beat_blocks = beat_blocks = max(1, lanes // BLOCK)
+        if beat_blocks & (beat_blocks - 1):  # an address's low bits say which block of a beat it is
+            raise ValueError(f"lanes is {lanes}; allowed: powers of two")
         self._array = Array(
             columns=columns,
             lanes=lanes,

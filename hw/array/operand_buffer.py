@@ -56,8 +56,8 @@ class OperandBuffer(Block):
                     f"{name} is {size}; allowed: multiples of beat_blocks = {beat_blocks}"
                 )
         self._blocks, self._p_blocks, self._beat_blocks = blocks, p_blocks, beat_blocks
-        addr = range(blocks)
-        p_addr = range(p_blocks)
+        # One block alone has an address, too: a port without bits is no Verilog.
+        addr, p_addr = range(max(2, blocks)), range(max(2, p_blocks))
         width = max(1, (max(blocks, p_blocks) // beat_blocks - 1).bit_length())
         super().__init__(
             {
@@ -104,12 +104,12 @@ class OperandBuffer(Block):
         mine = lambda addr: (addr[:split] == b) if split else Const(1, 1)  # noqa: E731
         operands = Memory(
             shape=OPERAND_BITS,
-            depth=self._blocks // self._beat_blocks,
+            depth=max(2, self._blocks // self._beat_blocks),
             init=[],
         )
         probabilities = Memory(
             shape=2 * DIGIT_BITS + X_SHIFT_BITS,
-            depth=self._p_blocks // self._beat_blocks,
+            depth=max(2, self._p_blocks // self._beat_blocks),
             init=[],
         )
         suffix = f"_of{b}" if split else ""

@@ -78,11 +78,11 @@ SPEC = BlockSpec(
         "past operands of 9 bits, and exact 64-bit sums leave row by row."
     ),
     parameters=(
-        Parameter("columns", 4, "even if packed", "C: streams of weights."),
+        Parameter("columns", 4, "2 or more, even if packed", "C: streams of weights."),
         Parameter(
             "lanes",
             32,
-            "1, 2, 4, 8, 16 or a multiple of 32",
+            "a power of two",
             "K: products per element and cycle; below 32 a block takes 32/K cycles.",
         ),
         Parameter("rows", 2, "1 to 32", "R: vectors that each weight is multiplied with."),
@@ -90,7 +90,9 @@ SPEC = BlockSpec(
         Parameter("slots", 1, "1 to 64", "Accumulators per element, twice: a tile and the next."),
         Parameter("operand_blocks", 64, "1 to 2048", "Blocks of 32 operands per row."),
         Parameter("token_blocks", 2, "1 or more", "Blocks of 32 probabilities per slot."),
-        Parameter("packed", False, "true or false", "Two products per multiplier."),
+        Parameter(
+            "packed", False, "true or false; lanes from 32 on", "Two products per multiplier."
+        ),
         Parameter(
             "groups",
             1,

@@ -32,9 +32,11 @@ class Product:
         npr = np.random.default_rng(rng.getrandbits(32))
         self.columns, rows = given["columns"], given["rows"]
         per_beat = max(1, given["lanes"] // BLOCK)
-        self.tiles, self.beats = rng.randrange(1, 3), rng.choice((1, 2, self.columns + 1))
+        most = -(-given["operand_blocks"] // per_beat)  # beats for which a row has operands
+        beats = [beats for beats in (1, 2, self.columns + 1) if beats <= most]
+        self.tiles, self.beats = rng.randrange(1, 3), rng.choice(beats)
         size = self.beats * per_beat
-        self.base = per_beat * rng.randrange((given["operand_blocks"] - size) // per_beat + 1)
+        self.base = per_beat * rng.randrange(most - self.beats + 1)
         self.x = npr.integers(-256, 256, (rows, size, BLOCK))
         self.x[npr.random((rows, size)) < 0.2] = -256
         self.shift = npr.integers(0, 12, (rows, size))
@@ -161,4 +163,11 @@ def test_matrix_unit(name: str) -> None:
 def test_lanes() -> None:
     with pytest.raises(ValueError, match="lanes is 3"):
         SerialElement(lanes=3, slots=1)
+    with pytest.raises(ValueError, match="lanes is 96; allowed: powers of two"):
+        MatrixUnit(columns=2, lanes=96, rows=1, drain=1)
     assert MatrixUnit(columns=32, lanes=1, rows=32, drain=8)._steps == 32
+
+
+def test_columns() -> None:
+    with pytest.raises(ValueError, match="columns is 1; allowed: 2 or more"):
+        MatrixUnit(columns=1, lanes=32, rows=1, drain=1)

@@ -18,14 +18,13 @@ from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
 
 TAG = 5
-INPUTS = {"in_valid": 1, "in_values": 1024, "in_floor": 5, "in_narrow": 1, "in_tag": TAG}
+INPUTS = {"in_valid": 1, "in_values": 1024, "in_floor": 5, "in_narrow": 1}
 OUTPUTS = {
     "out_valid": 1,
     "out_codes": 288,
     "narrow_codes": 256,
     "out_sx": 6,
     "out_sum": -14,
-    "out_tag": TAG,
 }
 LOW, HIGH = -(2**31), 2**31 - 1
 
@@ -86,15 +85,17 @@ POINTS = (
 @cocotb.test()
 async def lane(dut: Any) -> None:
     rng = seeded()
-    bits = parameters()["kv_bits"]
-    bench = Lane(dut, INPUTS, {**OUTPUTS, "narrow_codes": 32 * bits}, rng=rng)
+    given = parameters()
+    bits, tag = given["kv_bits"], given["tag_bits"]
+    outputs = {**OUTPUTS, "narrow_codes": 32 * bits, "out_tag": tag}
+    bench = Lane(dut, {**INPUTS, "in_tag": tag}, outputs, rng=rng)
     await bench.reset()
     seen = {narrow: Coverage(*POINTS, least=3) for narrow in (0, 1)}
     order = Coverage(
         *(f"{a}_after_{b}" for a in ("narrow", "wide", "gap") for b in ("narrow", "wide", "gap")),
         least=20,
     )
-    for stall in STALLS:
+    for stall in given.get("stalls", STALLS):
         for gap in (0.0, 0.5):
             cases = [(*corner, narrow) for corner in corners() for narrow in (0, 1) if gap == 0.0]
             cases += [(*some_block(rng), rng.randrange(2)) for _ in range(150)]
@@ -105,7 +106,7 @@ async def lane(dut: Any) -> None:
                         "in_valid": 1,
                         "in_floor": floor,
                         "in_narrow": narrow,
-                        "in_tag": rng.getrandbits(TAG),
+                        "in_tag": rng.getrandbits(tag),
                     },
                 )
                 for block, floor, narrow in cases
@@ -157,8 +158,8 @@ async def lane(dut: Any) -> None:
 
 @pytest.mark.parametrize("kv_bits", [8, 4])
 def test_quantiser(kv_bits: int) -> None:
-    block = Quantiser(tag_bits=TAG, kv_bits=kv_bits)
-    run_block(block, __name__, parameters={"kv_bits": kv_bits})
+    given = {"tag_bits": TAG, "kv_bits": kv_bits}
+    run_block(Quantiser(**given), __name__, parameters=given)
 
 
 def test_parameters() -> None:

@@ -51,7 +51,7 @@ class Case:
         self.size, self.blocks = size, -(-size // BLOCK)
         most = given["tokens_max"]
         self.chunk = given.get("score_tokens") or most
-        lengths = [self.rows, 33, most, rng.randrange(self.rows, most + 1)]
+        lengths = [self.rows, min(33, most), most, rng.randrange(self.rows, most + 1)]
         if self.chunk < most:  # around the boundaries of chunks
             lengths += [self.chunk - 1, self.chunk, self.chunk + 1, most // self.chunk * self.chunk]
         length = rng.choice(lengths)
@@ -69,6 +69,9 @@ class Case:
             self.window = most // 2
             self.first = first_token(pos=self.pos, window=self.window, page_tokens=page)
             self.tokens = self.pos + self.rows - self.first
+        if self.tokens > most:  # so few that half a window and its first page are too many
+            self.window, self.pos, self.first = 0, length - self.rows, 0
+            self.tokens = length
         self.floor = rng.choice((0, 0, 2))
         wide = self.blocks * BLOCK
         self.q = npr.integers(-256, 256, (self.group, self.rows, self.blocks, BLOCK))

@@ -57,7 +57,7 @@ class Bench:
             pages=given["pages"],
             positions=positions,
             page_tokens=tokens,
-            slot_pages=given.get("slot_pages", self.per_sequence),
+            slot_pages=given.get("slot_pages") or self.per_sequence,
         )
         self.seen = Coverage(*points(given), least=1 + given["turns"] // 500)
         self.lengths = [0] * given["slots"]
@@ -180,7 +180,8 @@ class Bench:
             if random.random() < 0.4
             else [random.randrange(256) for _ in range(3)]
         )
-        self.sinks = random.choice([0, 0, 1, 2])
+        most = (1 << len(self.dut.sinks)) - 1
+        self.sinks = min(most, random.choice([0, 0, 1, 2]))
         for name in WEIGHTS:
             getattr(self.dut, f"weight_{name}").value = getattr(self.weights, name)
         self.dut.sinks.value = self.sinks
@@ -203,7 +204,7 @@ class Bench:
             self.weigh()
             return "evict", (slot, int(random.random() < 0.4))
         if model.sequences[slot] is None:
-            window = random.randrange(1, model.positions)
+            window = random.randrange(1, max(2, model.positions))
             self.windows[slot] = window if random.random() < 0.5 else 0
         pos0 = lengths[slot]
         rows = random.choice([1, 1, model.page_tokens, random.randrange(1, model.positions + 1)])
@@ -246,7 +247,8 @@ async def random_operations(dut):
         )
         for _ in range(random.choice([0, 0, 3])):
             await bench.cycle()
-    seen.check()
+    if given.get("covered", True):
+        seen.check()
 
 
 @cocotb.test()
@@ -262,16 +264,21 @@ async def exhaustion_and_reuse(dut):
             want = min(model.slot_pages, pages - used)
             if want < model.slot_pages:
                 # One page too many: nothing is taken.
-                refused = await bench.operate("begin", slot, 0, (want + 1) * tokens, 0)
+                rows = min((want + 1) * tokens, model.positions)
+                refused = await bench.operate("begin", slot, 0, rows, 0)
                 assert refused.answer == Answer.NO_PAGE
                 await bench.check(range(model.slots))
             if want:
-                await bench.operate("begin", slot, 0, want * tokens, 0)
+                rows = min(want * tokens, model.positions)
+                await bench.operate("begin", slot, 0, rows, 0)
             used += want
-        assert int(dut.free_pages.value) == 0, f"turn {turn}"
+        assert int(dut.free_pages.value) == pages - used, f"turn {turn}"
+        # All are used, unless the tables are too small for them.
+        assert used == min(pages, model.slots * model.slot_pages)
         await bench.check(range(model.slots))
         # A pass within the pages that are held needs none.
-        assert (await bench.operate("begin", 0, 1, 1, 0)).answer == Answer.DONE
+        inside = min(1, model.positions - 1)
+        assert (await bench.operate("begin", 0, inside, 1, 0)).answer == Answer.DONE
         for slot in range(model.slots):
             await bench.operate("release", slot)
         assert int(dut.free_pages.value) == pages

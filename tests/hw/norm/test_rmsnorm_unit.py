@@ -114,7 +114,8 @@ async def vectors(dut: Any) -> None:
             if wait == gap == 0.0:
                 steps = np.diff(lasts)
                 assert (steps == unit.interval(words=words)).all(), steps
-    assert clamped_ever or not given["layer_norm"]
+    # In a vector of few values hardly one lies far enough from their mean.
+    assert clamped_ever or not given["layer_norm"] or width < 32
 
 
 # With TOKENLOOM_DEEP a million values each.

@@ -10,17 +10,19 @@ import pytest
 from tests.hw.belt_bench import STALLS, Belt
 from tokenloom.hw.sampler.beam_step import BeamStep
 from tokenloom.hw.sampler.beams import BEAM_SCORE_BITS, BEAMS_MAX, PENALTY_BITS, beam_step
-from tokenloom.sim.bench import run_block, seeded
+from tokenloom.sim.bench import parameters, run_block, seeded
 
 VOCAB_BITS = 9
 UNIT = 1 << 16
 
 
-def step_of(rng: Any) -> tuple[list[list[tuple[int, int]]], list[int], int, int]:
+def step_of(
+    rng: Any, vocab_bits: int = VOCAB_BITS
+) -> tuple[list[list[tuple[int, int]]], list[int], int, int]:
     """Candidates, scores, groups and penalty: few tokens, so that they meet; many ties."""
     count = rng.choice((1, 2, 3, 4, 6, 8, 8))
     groups = rng.choice([g for g in range(1, count + 1) if count % g == 0])
-    ids = rng.choice((3, 10, 1 << VOCAB_BITS))
+    ids = min(rng.choice((3, 10, 1 << vocab_bits)), 1 << vocab_bits)
     grain = rng.choice((1, UNIT // 4, 4 * UNIT))
     candidates = []
     for beam in range(count):
@@ -40,6 +42,8 @@ def step_of(rng: Any) -> tuple[list[list[tuple[int, int]]], list[int], int, int]
 @cocotb.test()
 async def steps(dut: Any) -> None:
     rng = seeded()
+    given = parameters()
+    vocab_bits = given["vocab_bits"]
     bench = Belt(
         dut,
         {
@@ -48,20 +52,20 @@ async def steps(dut: Any) -> None:
             "penalty": PENALTY_BITS,
             "in_valid": 1,
             "in_beam": 3,
-            "in_token": VOCAB_BITS,
+            "in_token": vocab_bits,
             "in_log": -32,
             "in_score": -BEAM_SCORE_BITS,
             "in_last": 1,
         },
-        {"out_valid": 1, "out_beam": 3, "out_token": VOCAB_BITS, "out_score": -BEAM_SCORE_BITS},
+        {"out_valid": 1, "out_beam": 3, "out_token": vocab_bits, "out_score": -BEAM_SCORE_BITS},
         rng=rng,
         strobes=("restart", "in_valid"),
         stable=("width", "penalty"),
     )
     await bench.reset()
-    for number in range(300):
+    for number in range(given["steps"]):
         bench.stall = STALLS[0] if number % 4 else rng.choice(STALLS)
-        candidates, scores, groups, penalty = step_of(rng)
+        candidates, scores, groups, penalty = step_of(rng, vocab_bits)
         width = len(candidates) // groups
         want = beam_step(candidates, scores, groups=groups, penalty=penalty)
         await bench.next()
@@ -98,7 +102,8 @@ async def steps(dut: Any) -> None:
 
 
 def test_beam_step() -> None:
-    run_block(BeamStep(vocab_bits=VOCAB_BITS), __name__)
+    given = {"vocab_bits": VOCAB_BITS, "steps": 300}
+    run_block(BeamStep(vocab_bits=VOCAB_BITS), __name__, parameters=given)
 
 
 def test_one_group_takes_the_largest_of_all() -> None:

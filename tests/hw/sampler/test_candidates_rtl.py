@@ -13,7 +13,7 @@ from tokenloom.hw.sampler.candidates import adjust, choose, log_probabilities
 from tokenloom.hw.sampler.noise import SAMPLING, Noise
 from tokenloom.hw.sampler.power_sum import OCTAVE_BITS
 from tokenloom.hw.sampler.sampler import RULES, Sampler, rule_ports
-from tokenloom.hw.sampler.settings import WINDOW_MAX, Settings, make_settings
+from tokenloom.hw.sampler.settings import BIASES_MAX, WINDOW_MAX, Settings, make_settings
 from tokenloom.sim.bench import parameters, run_block, seeded
 
 VOCAB_BITS = 10
@@ -21,9 +21,10 @@ LOW, HIGH = -(2**31), 2**31 - 1
 FRACTION = 20
 
 
-def logits_of(rng: Any, kind: int) -> list[int]:
-    """A row: real ones, ties, extremes, falling, rising, one value."""
-    size = rng.choice((1, 2, 5, 40, 64, 65, 90, 200, 1 << VOCAB_BITS if kind % 4 == 0 else 130))
+def logits_of(rng: Any, kind: int, most: int) -> list[int]:
+    """A row of up to `most` logits: real ones, ties, extremes, falling, rising, one value."""
+    size = rng.choice((1, 2, 5, 40, 64, 65, 90, 200, most if kind % 4 == 0 else 130))
+    size = min(size, most)
     bound = rng.choice((1, 3, 1 << FRACTION, 8 << FRACTION, 8 << FRACTION, HIGH))
     row = [rng.randint(-bound, bound) for _ in range(size)]
     if kind % 5 == 1:
@@ -35,18 +36,22 @@ def logits_of(rng: Any, kind: int) -> list[int]:
     return row
 
 
-def settings_of(rng: Any, most: int) -> Settings:
-    """Settings with any part on or off; now and then fields at their ends."""
+def settings_of(rng: Any, most: int, entries: int) -> Settings:
+    """Settings for `most` candidates and up to `entries` biases, with any part on or off; now and
+    then fields at their ends.
+    """
     settings = make_settings(
         fraction_bits=FRACTION,
         temperature=rng.choice((0, 0.001, 0.3, 0.8, 1.0, 2.0, 100.0)),
         seed=rng.getrandbits(64),
-        top_k=rng.choice((0, 0, 1, 2, 31, 32, 33, most - 1, most, rng.randrange(1, most))),
+        top_k=min(
+            most, rng.choice((0, 0, 1, 2, 31, 32, 33, most - 1, most, rng.randrange(1, most)))
+        ),
         top_p=rng.choice((1.0, 1.0, 1e-9, 0.1, 0.5, 0.9, 0.95, 0.9999999, rng.random() or 0.5)),
         min_p=rng.choice((0.0, 0.0, 1e-9, 0.05, 0.3, 0.999999, rng.random())),
         penalty=rng.choice((1.0, 1.0, 1.1, 1.3, 0.8, 3.999, 0.2501)),
         window=rng.choice((1, 2, 5, 63, 64)),
-        biases=rng.choice((0, 0, 1, 5, 31, 32)),
+        biases=min(entries, rng.choice((0, 0, 1, 5, 31, 32))),
         masked=rng.random() < 0.3,
         candidates=most,
         listed=rng.random() < 0.3,
@@ -62,7 +67,10 @@ def settings_of(rng: Any, most: int) -> Settings:
 @cocotb.test()
 async def choices(dut: Any) -> None:
     rng = seeded()
-    most, rows = parameters()["candidates"], parameters()["rows"]
+    given = parameters()
+    most, bits = given["candidates"], given["vocab_bits"]
+    vocab = min(1 << bits, 1 << VOCAB_BITS)  # longer rows would only take longer
+    entries = min(1 << bits, BIASES_MAX)
     stable = ("sampling", "position", "recent", "recent_count")
     bench = Belt(
         dut,
@@ -75,22 +83,22 @@ async def choices(dut: Any) -> None:
             "in_masked": 1,
             "sampling": SAMPLING.size,
             "position": 20,
-            "recent": WINDOW_MAX * VOCAB_BITS,
+            "recent": WINDOW_MAX * bits,
             "recent_count": 7,
             "bias_we": 1,
             "bias_addr": 5,
-            "bias_id": VOCAB_BITS,
+            "bias_id": bits,
             "bias_value": -32,
         },
         {
-            "token": VOCAB_BITS,
+            "token": bits,
             "token_valid": 1,
             "list_valid": 1,
-            "list_id": VOCAB_BITS,
+            "list_id": bits,
             "list_logit": -32,
             "list_log": -32,
             "list_kept": 1,
-            "total": VOCAB_BITS + 49,
+            "total": bits + 49,
             "octave": -OCTAVE_BITS,
         },
         rng=rng,
@@ -99,14 +107,15 @@ async def choices(dut: Any) -> None:
     )
     assert set(RULES) <= set(bench.widths) and set(rule_ports(1)) == set(RULES)
     await bench.reset()
-    for number in range(rows):
+    for number in range(given["rows"]):
         bench.stall = STALLS[0] if number % 4 else rng.choice(STALLS)
         gap = rng.choice((0.0, 0.0, 0.5))
-        row, settings = logits_of(rng, number), settings_of(rng, most)
+        row, settings = logits_of(rng, number, vocab), settings_of(rng, most, entries)
         position = rng.getrandbits(20)
         spread = max(1, len(row) // rng.choice((1, 4)))
         recent = [rng.randrange(spread) for _ in range(rng.choice((1, 3, 64, 100)))]
-        ids = sorted(rng.sample(range(1 << VOCAB_BITS), 32) if rng.random() < 0.5 else range(32))
+        few = rng.random() >= 0.5
+        ids = sorted(range(entries) if few else rng.sample(range(1 << bits), entries))
         table = [(i, rng.choice((LOW, HIGH, 0, rng.randint(LOW, HIGH) >> 8))) for i in ids]
         inside = [entry for entry in table[: settings.biases] if entry[0] < len(row)]
         mask = [rng.random() < rng.choice((0.1, 0.1, 0.9)) for _ in row]
@@ -123,7 +132,7 @@ async def choices(dut: Any) -> None:
         counted = min(settings.window, len(recent)) if settings.window else 0
         window = 0
         for place, token in enumerate(reversed(recent[-WINDOW_MAX:])):
-            window |= token << (VOCAB_BITS * place)
+            window |= token << (bits * place)
         for place, (token, value) in enumerate(table):
             await bench.next()
             bench.drive(bias_we=1, bias_addr=place, bias_id=token, bias_value=value)
@@ -176,8 +185,9 @@ async def choices(dut: Any) -> None:
 
 
 def test_candidates() -> None:
+    given = {"vocab_bits": VOCAB_BITS, "candidates": 64}
     run_block(
-        Sampler(vocab_bits=VOCAB_BITS, candidates=64),
+        Sampler(**given),
         __name__,
-        parameters={"candidates": 64, "rows": 250},
+        parameters={**given, "rows": 250},
     )

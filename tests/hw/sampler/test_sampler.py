@@ -13,14 +13,14 @@ from tests.hw.many import many_values
 from tokenloom.hw.sampler.noise import SAMPLING, Noise
 from tokenloom.hw.sampler.sampler import Sampler
 from tokenloom.hw.sampler.sampling import GREEDY_SCALE, NoiseScale, noise_scale, sample
-from tokenloom.sim.bench import run_block, seeded
+from tokenloom.sim.bench import parameters, run_block, seeded
 
 VOCAB_BITS = 10
 LOW, HIGH = -(2**31), 2**31 - 1
 
 
-def rows(rng: Any) -> list[list[int]]:
-    """Rows of logits with ties, falling, rising, at both ends, and of one value."""
+def rows(rng: Any, most: int = 1 << VOCAB_BITS) -> list[list[int]]:
+    """Rows of up to `most` logits with ties, falling, rising, at both ends, and of one value."""
     found = [
         [LOW],
         [HIGH],
@@ -31,12 +31,12 @@ def rows(rng: Any) -> list[list[int]]:
         [LOW, HIGH],
         list(range(-20, 20)),
         list(range(20, -20, -1)),
-        [rng.randint(LOW, HIGH) for _ in range(1 << VOCAB_BITS)],
+        [rng.randint(LOW, HIGH) for _ in range(most)],
     ]
     for _ in range(20):
         bound = rng.choice((1, 3, 1000, HIGH))
         found.append([rng.randint(-bound, bound) for _ in range(rng.randrange(1, 80))])
-    return found
+    return [row[:most] for row in found]
 
 
 def requests(rng: Any) -> list[tuple[NoiseScale, int, int]]:
@@ -54,6 +54,8 @@ def requests(rng: Any) -> list[tuple[NoiseScale, int, int]]:
 @many_values(10_000)
 async def tokens(dut: Any) -> None:
     rng = seeded()
+    given = parameters()
+    vocab_bits = given["vocab_bits"]
     bench = Belt(
         dut,
         {
@@ -65,16 +67,17 @@ async def tokens(dut: Any) -> None:
             "sampling": SAMPLING.size,
             "position": 20,
         },
-        {"token": VOCAB_BITS, "token_valid": 1},
+        {"token": vocab_bits, "token_valid": 1},
         rng=rng,
         strobes=("restart", "in_valid"),
         stable=("sampling", "position"),
     )
     await bench.reset()
-    for stall in STALLS:
+    most = 1 << min(vocab_bits, VOCAB_BITS)
+    for stall in given.get("stalls", STALLS):
         bench.stall = stall
         for gap in (0.0, 0.5):
-            every = [(row, request) for request in requests(rng) for row in rows(rng)]
+            every = [(row, request) for request in requests(rng) for row in rows(rng, most)]
             for row, (scale, seed, position) in every if stall == 0.0 else rng.sample(every, 60):
                 want = sample(row, position, scale, seed)
                 await bench.next()
@@ -103,7 +106,8 @@ async def tokens(dut: Any) -> None:
 
 
 def test_sampler() -> None:
-    run_block(Sampler(vocab_bits=VOCAB_BITS), __name__)
+    given = {"vocab_bits": VOCAB_BITS}
+    run_block(Sampler(**given), __name__, parameters=given)
 
 
 def test_parameters() -> None:
