@@ -9,9 +9,13 @@ from cocotb.clock import Clock
 
 from tests.deep import DEEP
 
-__all__ = ["MANY", "many_values", "start_clock"]
+__all__ = ["MANY", "ONCE", "many_values", "start_clock"]
 
 MANY = 10**6
+
+ONCE = "TOKENLOOM_ONCE"
+"""Variable: every bench plays once, however deep the suite."""
+
 _clocks = set()
 
 
@@ -38,7 +42,7 @@ def many_values(each, only=lambda: True):
         async def again(dut):
             first = int(os.environ.get("TOKENLOOM_SEED", "1"))
             rounds = 1
-            if DEEP and only():
+            if DEEP and ONCE not in os.environ and only():
                 rounds = math.ceil(MANY / (each() if callable(each) else each))
                 print(f"{rounds} rounds")
             for seed in range(first, first + rounds):
