@@ -71,6 +71,8 @@ def draw_hardware(rng: random.Random) -> tuple[str, ...]:
         "memory.slots": rng.randrange(1, 5),
         "memory.retries": rng.randrange(1, 5),
         "norm_lanes": rng.choice((8, 16, 32)),
+        # Contexts beyond so many tokens come in chunks.
+        "score_tokens": rng.choice((0, 0, max(64, page))),
         "maxima.width": rng.randrange(8, 140),
         "maxima.ffn": rng.randrange(8, 260),
         "maxima.heads": kv_heads * rng.randrange(1, 5),
@@ -126,12 +128,13 @@ def cases(seed: int, configurations: int, shapes: int) -> Iterator[Case]:
     for _ in range(configurations):
         overrides = draw_hardware(rng)
         hardware = load("mini", overrides)
-        rows, page = hardware.array.rows, hardware.memory.page_tokens
+        rows = hardware.array.rows
+        edge = hardware.score_tokens if hardware.chunked else hardware.memory.page_tokens
         for number in range(shapes):
             new = rng.randrange(1, 5)
             most = hardware.maxima.positions - new + 1
-            # Now and then over the end of a page.
-            count = rng.randrange(1, 2 * rows + 3) if number else rng.randrange(page - 2, page + 3)
+            # Now and then over the end of a page, or of a chunk.
+            count = rng.randrange(1, 2 * rows + 3) if number else rng.randrange(edge - 2, edge + 3)
             yield Case(
                 overrides=overrides,
                 model=draw_model(rng, hardware),

@@ -76,5 +76,5 @@ SPEC = BlockSpec(
     stimulus=_stimulus,
     signals=("cfg_we", "in_valid", "in_mask", "out_valid", "out_slice", "out_refused", "refused"),
     cycles=66,
-    small=("vocab=64", "width=8", "lookups=2"),
+    small=("vocab=64", "width=32", "lookups=2"),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from typing import Any
+from unittest.mock import patch
 
 import hypothesis
 import pytest
@@ -18,6 +19,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.strategies import SearchStrategy
 
 from tests.deep import DEEP
+from tests.hw.many import ONCE
 from tokenloom.hw.catalog.catalog import block_spec
 from tokenloom.hw.verilog.block import Block
 from tokenloom.sim.bench import run_block
@@ -124,6 +126,8 @@ def play(
     again = repeat(name, configuration)
     try:
         block = block or built(name, configuration)
-        run_block(block, module, parameters={**configuration, **more})
+        # Of each block one configuration sees a million values, in its own test.
+        with patch.dict(os.environ, {ONCE: "1"}):
+            run_block(block, module, parameters={**configuration, **more})
     except (Exception, SystemExit) as error:  # cocotb-test ends with SystemExit
         raise AssertionError(f"{name}: {_words(configuration)}\nrepeat with: {again}") from error

@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import cocotb
-from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
+
+from tests.hw.many import start_clock
 
 STALLS = (0.0, 0.3, 0.7)
 
@@ -64,7 +64,7 @@ class Belt:
         self.now = -1
 
     async def reset(self) -> None:
-        cocotb.start_soon(Clock(self.dut.clk, 10, "ns").start())
+        start_clock(self.dut)
         for name in self.widths:
             getattr(self.dut, name).value = 0
         self.dut.en.value = 1

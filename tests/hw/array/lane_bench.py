@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import cocotb
-from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
+
+from tests.hw.many import start_clock
 
 Item = dict[str, int]
 
@@ -59,7 +59,7 @@ class Lane:
         self._frozen: Item | None = None
 
     async def reset(self) -> None:
-        cocotb.start_soon(Clock(self.dut.clk, 10, "ns").start())
+        start_clock(self.dut)
         self._drive(None)
         self.dut.en.value = 1
         self.dut.rst.value = 1

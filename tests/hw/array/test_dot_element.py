@@ -10,6 +10,7 @@ import cocotb
 import pytest
 
 from tests.hw.attention.attention_bench import STALLS, Belt, pack
+from tests.hw.many import many_values
 from tokenloom.hw.array.dot_element import DotElement
 from tokenloom.sim.bench import parameters, run_block, seeded
 
@@ -53,6 +54,7 @@ class Beat:
 
 
 @cocotb.test()
+@many_values(32 * 600, only=lambda: parameters()["lanes"] == 32)
 async def sums(dut: Any) -> None:
     rng = seeded()
     slots = parameters()["slots"]

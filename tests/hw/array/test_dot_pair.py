@@ -16,6 +16,7 @@ from cocotb.triggers import ClockCycles
 
 from tests.hw.array.test_dot_element import W_PEAK, X_PEAK
 from tests.hw.attention.attention_bench import STALLS, Belt, pack
+from tests.hw.many import many_values
 from tokenloom.hw.array import packing
 from tokenloom.hw.array.dot_pair import DotPair
 from tokenloom.hw.array.multiplier import Dsp48e2, fabric_product
@@ -75,6 +76,7 @@ class Beat:
 
 
 @cocotb.test()
+@many_values(64 * 600, only=lambda: parameters().get("lanes") == 32)
 async def both_columns(dut: Any) -> None:
     if "lanes" not in parameters():
         return

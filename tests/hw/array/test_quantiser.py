@@ -12,6 +12,7 @@ import pytest
 
 from tests.coverage import Coverage
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
+from tests.hw.many import many_values
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.kv.kv_pack import pack_codes
 from tokenloom.hw.numbers import formats
@@ -83,6 +84,7 @@ POINTS = (
 
 
 @cocotb.test()
+@many_values(6 * 150 * 32)
 async def lane(dut: Any) -> None:
     rng = seeded()
     given = parameters()

@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-import cocotb
-from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
+
+from tests.hw.many import start_clock
 
 STALLS = (0.0, 0.4, 0.7)
 
@@ -54,7 +54,7 @@ class Belt:
         self.cycle = 0
 
     async def reset(self) -> None:
-        cocotb.start_soon(Clock(self.dut.clk, 10, "ns").start())
+        start_clock(self.dut)
         self.drive()
         self.dut.en.value = 1
         self.dut.rst.value = 1

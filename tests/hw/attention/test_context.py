@@ -11,12 +11,14 @@ import pytest
 
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect
 from tests.hw.attention.attention_bench import pack
+from tests.hw.many import many_values
 from tokenloom.hw.attention.context import Context
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
 
 
 @cocotb.test()
+@many_values(6000, only=lambda: parameters()["head_max"] == 32)
 async def lane(dut: Any) -> None:
     rng = seeded()
     p = parameters()

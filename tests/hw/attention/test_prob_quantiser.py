@@ -12,6 +12,7 @@ import pytest
 
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
 from tests.hw.attention.attention_bench import pack
+from tests.hw.many import many_values
 from tokenloom.hw.attention.prob_quantiser import ProbQuantiser
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import run_block, seeded
@@ -39,6 +40,7 @@ def some_block(rng: random.Random) -> list[int]:
 
 
 @cocotb.test()
+@many_values(6 * 100 * 32)
 async def lane(dut: Any) -> None:
     rng = seeded()
     bench = Lane(dut, INPUTS, OUTPUTS, rng=rng)

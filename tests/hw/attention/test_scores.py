@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.hw.attention.attention_bench import STALLS, Belt, pack, unpack
+from tests.hw.many import many_values
 from tokenloom.hw.attention.scores import Scores
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -18,6 +19,7 @@ LOW, HIGH = -(2**31), 2**31 - 1
 
 
 @cocotb.test()
+@many_values(1500, only=lambda: parameters()["drain"] == 8)
 async def lane(dut: Any) -> None:
     rng = seeded()
     p = parameters()

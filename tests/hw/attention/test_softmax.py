@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.hw.attention.attention_bench import STALLS, Belt, pack
+from tests.hw.many import many_values
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -34,6 +35,7 @@ def some_scores(rng: random.Random, kind: str, count: int) -> list[int]:
 
 
 @cocotb.test()
+@many_values(3000, only=lambda: parameters()["drain"] == 8)
 async def lane(dut: Any) -> None:
     rng = seeded()
     p = parameters()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.deep import deep
 from tests.hw.belt_bench import STALLS, Belt, pack, unpack
+from tests.hw.many import many_values
 from tokenloom.hw.norm.residual import Residual
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -28,6 +29,7 @@ def updates(rng: Any, width: int) -> list[np.ndarray]:
 
 
 @cocotb.test()
+@many_values(5000, only=lambda: parameters()["update_lanes"] == 8)
 async def row(dut: Any) -> None:
     rng = seeded()
     given = parameters()

@@ -9,6 +9,7 @@ import cocotb
 import numpy as np
 
 from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.many import many_values
 from tokenloom.hw.sampler.candidates import adjust, choose, log_probabilities
 from tokenloom.hw.sampler.noise import SAMPLING, Noise
 from tokenloom.hw.sampler.power_sum import OCTAVE_BITS
@@ -65,6 +66,7 @@ def settings_of(rng: Any, most: int, entries: int) -> Settings:
 
 
 @cocotb.test()
+@many_values(250 * 100)
 async def choices(dut: Any) -> None:
     rng = seeded()
     given = parameters()

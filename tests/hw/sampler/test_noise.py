@@ -8,6 +8,7 @@ import cocotb
 import numpy as np
 
 from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.many import many_values
 from tokenloom.hw.numbers.formats import round_shift
 from tokenloom.hw.sampler.noise import NOISE_BITS, SAMPLING, Noise
 from tokenloom.hw.sampler.sampling import NOISE_LEFT, gumbel, threefry
@@ -17,6 +18,7 @@ VOCAB_BITS = 12
 
 
 @cocotb.test()
+@many_values(3 * 4096)
 async def values(dut: Any) -> None:
     rng = seeded()
     bench = Belt(

@@ -9,6 +9,7 @@ import cocotb
 import pytest
 
 from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.many import many_values
 from tokenloom.hw.sampler.noise import SAMPLING, Noise
 from tokenloom.hw.sampler.sampler import Sampler
 from tokenloom.hw.sampler.sampling import GREEDY_SCALE, NoiseScale, noise_scale, sample
@@ -50,6 +51,7 @@ def requests(rng: Any) -> list[tuple[NoiseScale, int, int]]:
 
 
 @cocotb.test()
+@many_values(10_000)
 async def tokens(dut: Any) -> None:
     rng = seeded()
     given = parameters()
