@@ -21,7 +21,7 @@ from tokenloom.sim.ring_system import RingSystem
 MOST, COUNT = 100, 40
 MANAGER = {"slots": 4, "pages": 14, "positions": 128, "page_tokens": 16}
 TABLE = {"slots": 3, "pages": 20, "slot_pages": 3, "sequence_pages": 11}
-QUEUE = {"unit": int(Unit.EMBED), "depth": 9}
+QUEUE = {"unit": int(Unit.SOFTMAX), "depth": 9, "chunks": True}
 CODES = {"kv_bits": 8}
 # Words need not be wide for faults of the links' control.
 LINK = {**LIMITS, "word_bits": 16}
@@ -69,7 +69,7 @@ CONTROL = [
     (
         "unit_queue",
         COUNT,
-        lambda: (UnitQueue(unit=Unit(QUEUE["unit"]), depth=QUEUE["depth"]), None),
+        lambda: (UnitQueue(**{**QUEUE, "unit": Unit(QUEUE["unit"])}), None),
         "tests.hw.sequencer.test_unit_queue",
         QUEUE,
     ),
