@@ -68,6 +68,7 @@ async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
             received += 1
         await FallingEdge(dut.clk)
         assert dut.tx_dead.value == 0 and dut.rx_dead.value == 0
+        assert dut.changed.value == 0, "a frame changed while it waited"
         if received == count:
             break
     assert received == count, f"{received} of {count} words"
@@ -117,8 +118,10 @@ async def full_rate_and_latency_on_a_clean_wire(dut):
         for _ in range(2 * latency + 20):
             await FallingEdge(dut.clk)
         assert dut.up.value == 1
-        took = await transfer(dut, random, 300)
-        assert took == 299 + LinkTx.LATENCY + latency + LinkRx.LATENCY
+        # Once past the last sequence number.
+        count = 300 if latency != 10 else (1 << SEQ_BITS) + 100
+        took = await transfer(dut, random, count)
+        assert took == count - 1 + LinkTx.LATENCY + latency + LinkRx.LATENCY
         SEEN.hit("full_rate")
 
 
@@ -277,13 +280,30 @@ async def dead_links_are_reported(dut):
                 await FallingEdge(dut.clk)
             assert dut.tx_dead.value == 0 and dut.rx_dead.value == 0
             dut.in_valid.value, dut.watch.value = 1, 1
+            waited = 0
             if what != "cut_status":
-                found = await death(dut, "rx_dead", longest)
-                print(what, early, "rx_dead", found)
+                waited = await death(dut, "rx_dead", longest)
+                assert waited == patience
                 SEEN.hit("rx_dead")
-            found = await death(dut, "tx_dead", longest)
-            print(what, early, "tx_dead", found)
+            waited += await death(dut, "tx_dead", longest)
+            assert waited == (timeout * retries + 1 if what == "cut_data" else patience)
             SEEN.hit("tx_dead_of_timeouts" if what == "cut_data" else "tx_dead_of_silence")
+
+
+@cocotb.test()
+async def a_dead_receiver_says_nothing_more(dut):
+    """Even when its wire comes back: so the sender is dead in turn, of silence."""
+    await begin(dut, INPUTS)
+    await reset(dut)
+    for _ in range(60):
+        await FallingEdge(dut.clk)
+    dut.cut_data.value, dut.watch.value = 1, 1
+    await death(dut, "rx_dead", LIMITS["patience"] + 100)
+    for _ in range(60):
+        await FallingEdge(dut.clk)
+    dut.cut_data.value = 0
+    dut.in_valid.value, dut.out_ready.value = 1, 1
+    assert await death(dut, "tx_dead", LIMITS["patience"] + 100) == LIMITS["patience"]
 
 
 @cocotb.test()
