@@ -1,9 +1,10 @@
 """Whether a fault can be seen at a block's ports at all: from a proof, or a search of some cycles.
 
-The netlist in which an input chooses the fault becomes a graph of and gates and registers (a memory
-is registers, too). Both copies, the good one and the mutant, are that one graph with the choice as
-a constant, so whatever they share is built once. They begin as hardware does: in any state, which
-is the same in both, and with one cycle of reset; so what a memory holds is unknown but the same.
+The netlist in which an input chooses the fault becomes a graph of and gates and registers. A memory
+is registers, too, and all have one clock: faults of clocks are not to be seen in it. Both copies,
+the good one and the mutant, are that one graph with the choice as a constant, so whatever they
+share is built once. They begin as hardware does: in any state, which is the same in both, and with
+one cycle of reset; so what a memory holds is unknown but the same.
 
 The proof is an induction. What holds from one cycle to the next is found by starting with
 everything that might (each register is the same in both copies; it is, or a bit of the good one has
@@ -28,8 +29,9 @@ from tokenloom.sim.yosys import yosys
 __all__ = ["Machine", "Verdict", "compare", "machine"]
 
 _RESET = "rst"
-# Frames of the search; seconds of a solver and of one mutant's proof or search.
-FRAMES, SECONDS = 30, 40.0
+# Cycles of the search, of its part before the proof; CPU seconds of both for a mutant.
+FRAMES, SECONDS = 30, 60.0
+_FIRST = 6
 _WIDTH, _CYCLES = 128, 100  # runs at once and cycles of the simulation that thins the candidates
 _PAIRS = 60  # bits of state up to which pairs of them are candidates
 
@@ -264,10 +266,11 @@ class _Pair:
 
 def _ask(graph: _Graph, literals: Iterable[int], until: float) -> z3.CheckSatResult:
     terms = [graph.term(literal) for literal in literals]
-    left = until - time.monotonic()
+    left = until - time.process_time()
     if left <= 0:
         return z3.unknown
-    graph.solver.set("timeout", max(1, int(1000 * left)))
+    # The solver's clock is the wall's, which may be slow.
+    graph.solver.set("timeout", max(1, int(4000 * left)))
     return graph.solver.check(*terms)
 
 
@@ -403,7 +406,7 @@ def _proved(pair: _Pair, choice: str, memory: set[int], depth: int, until: float
             break
         values = graph.values(graph.solver.model())
         alive = [i for i in alive if values[after[i]]]
-    bad_output = graph.either(*shown, *seen[:0])
+    bad_output = graph.either(*shown)
     if bad_output and _ask(graph, [bad_output], until) != z3.unsat:
         return False
     assumed = [rule[i] for i in alive for rule in before if rule[i] != 1]
@@ -426,15 +429,15 @@ def compare(
     design : Machine
         With the inputs `choice`, whose value chooses the fault.
     """
-    now = time.monotonic()
+    now = time.process_time()
     memory = {i for i, (name, *_) in enumerate(design.states) if re.search(r"\]\[\d+\]$", name)}
     pair = _Pair(design, choice, number)
-    differs, cycles = _search(pair, 6, now + seconds)
+    differs, cycles = _search(pair, _FIRST, now + seconds / 4)
     if differs is not None:
         return Verdict(proved=False, differs=differs, cycles=cycles)
-    for depth in (1, 2):
-        if _proved(_Pair(design, choice, number), choice, memory, depth, now + seconds * depth):
+    for depth, share in ((1, 0.5), (2, 0.75)):
+        fresh = _Pair(design, choice, number)
+        if _proved(fresh, choice, memory, depth, now + seconds * share):
             return Verdict(proved=True, differs=None, cycles=cycles)
-    pair = _Pair(design, choice, number)
-    differs, cycles = _search(pair, frames, time.monotonic() + seconds)
-    return Verdict(proved=False, differs=differs, cycles=cycles)
+    differs, more = _search(_Pair(design, choice, number), frames, now + seconds)
+    return Verdict(proved=False, differs=differs, cycles=max(cycles, more))
