@@ -14,7 +14,6 @@ nothing more goes. When the outputs' equality is still there, the mutant is equi
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 import time
@@ -33,7 +32,8 @@ _RESET = "rst"
 FRAMES, SECONDS = 30, 60.0
 _FIRST = 6
 _WIDTH, _CYCLES = 128, 100  # runs at once and cycles of the simulation that thins the candidates
-_PAIRS = 60  # bits of state up to which pairs of them are candidates
+# Bits of state up to which all pairs of them are candidates; how near they have to be with more.
+_PAIRS, _NEAR = 60, 10
 
 
 @dataclass(frozen=True)
@@ -289,25 +289,20 @@ def _search(pair: _Pair, frames: int, until: float) -> tuple[int | None, int]:
 
 
 # A candidate: bit i of one copy's state is what the other's is, unless the good copy's bit j has
-# the value v (`None`: always); or, for i negative, not both bit j = v and bit k = w.
-_Same = tuple[int, int | None, bool]
+# the value v; or not both, in the good copy, bit j = v and bit k = w.
+_Same = tuple[int, int, bool]
 _Never = tuple[int, bool, int, bool]
 
 
 def _candidates(pair: _Pair, memory: set[int]) -> tuple[list[_Same], list[_Never]]:
-    count = len(pair.design.states)
-    control = [i for i in range(count) if i not in memory]
-    same: list[_Same] = [(i, None, False) for i in range(count)]
-    if len(control) > _PAIRS:
-        return same, []
-    same += [(i, j, v) for i in control for j in control if i != j for v in (False, True)]
-    never = [
-        (j, v, k, w)
-        for j, k in itertools.combinations(control, 2)
-        for v in (False, True)
-        for w in (False, True)
-    ]
-    never += [(j, v, j, v) for j in control for v in (False, True)]
+    control = [i for i in range(len(pair.design.states)) if i not in memory]
+    # A register's bits are neighbours.
+    near = len(control) if len(control) <= _PAIRS else _NEAR
+    pairs = [(j, k) for at, j in enumerate(control) for k in control[at + 1 : at + 1 + near]]
+    both = (False, True)
+    same = [(i, j, v) for one in pairs for i, j in (one, one[::-1]) for v in both]
+    never = [(j, v, k, w) for j, k in pairs for v in both for w in both]
+    never += [(j, v, j, v) for j in control for v in both]
     return same, never
 
 
@@ -336,82 +331,74 @@ def _simulated(design: Machine, choice: str, rng: random.Random) -> list[list[in
     return seen
 
 
-def _proved(pair: _Pair, choice: str, memory: set[int], depth: int, until: float) -> bool:
-    """Whether an induction over `depth` cycles shows that the outputs never differ."""
-    graph = pair.graph
-    same, never = _candidates(pair, memory)
-    full = (1 << _WIDTH) - 1
-    if never:
-        runs = _simulated(pair.design, choice, random.Random(1))
+def _proved(
+    design: Machine, choice: str, number: int, memory: set[int], *, strong: bool, until: float
+) -> bool:
+    """Whether an induction shows that the outputs never differ.
+
+    With `strong` from all candidates, otherwise only from registers that are the same.
+    """
+    # Registers that are the same in both copies; the next ones are found with the others gone.
+    alike: set[object] = set(range(len(design.states)))
+    same: list[_Same] = []
+    never: list[_Never] = []
+    if strong:
+        same, never = _candidates(_Pair(design, choice, number), memory)
+        runs = _simulated(design, choice, random.Random(1))
+        full = (1 << _WIDTH) - 1
 
         def happens(j: int, v: bool, k: int, w: bool) -> bool:
             return any((s[j] ^ (0 if v else full)) & (s[k] ^ (0 if w else full)) for s in runs)
 
         never = [rule for rule in never if not happens(*rule)]
 
-    def rules(states: list[list[int]]) -> list[int]:
-        """One literal per candidate: it holds."""
+    def rules(graph: _Graph, states: list[list[int]]) -> dict[object, int]:
+        """For each candidate the literal that says it holds."""
         good, bad = states
-        result = []
         unequal = [graph.differ(a, b) for a, b in zip(good, bad, strict=True)]
+        found: dict[object, int] = {i: unequal[i] ^ 1 for i in alike}
         for i, j, v in same:
-            excused = 0 if j is None else good[j] ^ (not v)
-            result.append(graph.both(unequal[i], excused ^ 1) ^ 1)
+            if i not in alike:
+                excused = good[j] ^ (not v)
+                found[i, j, v] = graph.both(unequal[i], excused ^ 1) ^ 1
         for j, v, k, w in never:
-            result.append(graph.both(good[j] ^ (not v), good[k] ^ (not w)) ^ 1)
-        return result
+            found[j, v, k, w] = graph.both(good[j] ^ (not v), good[k] ^ (not w)) ^ 1
+        return found
 
-    # From reset on, for as long as the induction looks back.
-    first = pair.begin()
-    held, shown = [rules(first)], []
-    for _ in range(depth):
-        first, differ = pair.step(first)
-        shown.append(differ)
-        held.append(rules(first))
-    # From any state.
-    good = [graph.free() for _ in pair.design.states]
-    states = [good, [graph.free() for _ in pair.design.states]]
-    before = [rules(states)]
-    seen = []
-    for _ in range(depth):
-        states, differ = pair.step(states)
-        seen.append(differ)
-        before.append(rules(states))
-    after = before.pop()
-
-    alive = list(range(len(same) + len(never)))
-    # Base.
-    while alive:
-        open_ = {i: [h[i] for h in held[:depth] if h[i] != 1] for i in alive}
-        open_ = {i: literals for i, literals in open_.items() if literals}
-        broken = graph.either(*(lit ^ 1 for literals in open_.values() for lit in literals))
-        if broken == 0:
-            break
-        answer = _ask(graph, [broken], until)
-        if answer == z3.unknown:
-            return False
-        if answer == z3.unsat:
-            break
-        values = graph.values(graph.solver.model())
-        alive = [i for i in alive if all(values[lit] for lit in open_.get(i, ()))]
-    # Step.
+    reset = True
     while True:
-        assumed = [rule[i] for i in alive for rule in before if rule[i] != 1]
-        open_after = [i for i in alive if after[i] != 1]
-        broken = graph.either(*(after[i] ^ 1 for i in open_after))
-        answer = _ask(graph, [broken, *assumed], until) if broken else z3.unsat
-        if answer == z3.unknown:
-            return False
-        if answer == z3.unsat:
-            break
-        values = graph.values(graph.solver.model())
-        alive = [i for i in alive if values[after[i]]]
-    bad_output = graph.either(*shown)
-    if bad_output and _ask(graph, [bad_output], until) != z3.unsat:
-        return False
-    assumed = [rule[i] for i in alive for rule in before if rule[i] != 1]
-    last = seen[-1]
-    return last == 0 or _ask(graph, [last, *assumed], until) == z3.unsat
+        pair = _Pair(design, choice, number)
+        graph = pair.graph
+        before: dict[object, int] = {}
+        differ = 0
+        if reset:
+            states = pair.begin()
+        else:
+            good = [graph.free() for _ in design.states]
+            bad = [lit if i in alike else graph.free() for i, lit in enumerate(good)]
+            before = rules(graph, [good, bad])
+            states, differ = pair.step([good, bad])
+        after = rules(graph, states)
+        lost: set[object] = set()
+        while not lost:
+            assumed = [before[rule] for rule in after] if before else []
+            broken = graph.either(*(literal ^ 1 for literal in after.values()))
+            answer = _ask(graph, [broken, *assumed], until) if broken else z3.unsat
+            if answer == z3.unknown:
+                return False
+            if answer == z3.unsat:
+                break
+            values = graph.values(graph.solver.model())
+            gone = {rule for rule, literal in after.items() if not values[literal]}
+            after = {rule: literal for rule, literal in after.items() if rule not in gone}
+            same = [rule for rule in same if rule not in gone]
+            never = [rule for rule in never if rule not in gone]
+            # Without a register that both share the graph is another one.
+            lost = gone & alike
+            alike -= lost
+        if not lost and not reset:
+            return differ == 0 or _ask(graph, [differ, *assumed], until) == z3.unsat
+        reset = reset and bool(lost)
 
 
 def compare(
@@ -435,9 +422,9 @@ def compare(
     differs, cycles = _search(pair, _FIRST, now + seconds / 4)
     if differs is not None:
         return Verdict(proved=False, differs=differs, cycles=cycles)
-    for depth, share in ((1, 0.5), (2, 0.75)):
-        fresh = _Pair(design, choice, number)
-        if _proved(fresh, choice, memory, depth, now + seconds * share):
+    for strong, share in ((False, 0.5), (True, 0.75)):
+        until = now + seconds * share
+        if _proved(design, choice, number, memory, strong=strong, until=until):
             return Verdict(proved=True, differs=None, cycles=cycles)
     differs, more = _search(_Pair(design, choice, number), frames, now + seconds)
     return Verdict(proved=False, differs=differs, cycles=max(cycles, more))

@@ -204,23 +204,20 @@ def _play(
         def passes(number: int, seconds: float | None) -> bool:
             with tempfile.TemporaryDirectory(dir=_scratch()) as scratch:
                 results = Path(scratch) / "results.xml"
-                run = subprocess.Popen(
+                with subprocess.Popen(
                     [*program, f"+{_PORT}={number}"],
                     cwd=scratch, env={**env, "COCOTB_RESULTS_FILE": str(results)},
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                )  # fmt: skip
-                watch = threading.Timer(seconds or _FOREVER, run.kill)
-                watch.start()
-                try:
+                ) as run:  # fmt: skip
+                    watch = threading.Timer(seconds or _FOREVER, run.kill)
+                    watch.start()
                     for line in run.stdout or ():
                         # What the block itself makes the bench say is of interest.
                         if not number:
                             print(line, end="")
                         elif _FAILED.search(line):
                             run.kill()
-                finally:
                     watch.cancel()
-                    run.wait()
                 if not results.exists():
                     return False
                 root = ET.parse(results).getroot()

@@ -1,6 +1,6 @@
 """Both ends of a link with a hostile wire between them, as one block for the tests."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.ring.frame import WORD_BITS
@@ -15,8 +15,8 @@ WIRE = {"latency": 8, "pace_num": 8, "pace_den": 8, **{f"rate_{name}": 16 for na
 class LinkPair(Block):
     """`in_` words go through LinkTx, two LinkModels and LinkRx and come out at `out_`.
 
-    The wires wait for a frame before they are ready. `changed` is high from the cycle on after one
-    in which a frame that waited changed or went.
+    The wires wait for a frame before they are ready, and carry noise between frames. `changed` is
+    high from the cycle on after one in which a frame that waited changed or went.
     """
 
     belt = False
@@ -60,6 +60,12 @@ class LinkPair(Block):
         for wire, seed in ((data, 0x1234567), (back, 0x7654321)):
             m.d.comb += [getattr(wire, name).eq(getattr(self, name)) for name in WIRE]
             m.d.comb += wire.seed.eq(seed)
+        count = Signal(16)
+        m.d.sync += count.eq(count + 0x2F35)
+
+        def noise(bits):
+            return Cat(count for _ in range(-(-bits // 16)))[:bits]
+
         m.d.comb += [
             tx.in_valid.eq(self.in_valid),
             self.in_ready.eq(tx.in_ready),
@@ -74,7 +80,7 @@ class LinkPair(Block):
             data.in_frame.eq(tx.out_frame),
             tx.out_ready.eq(data.in_ready & tx.out_valid),
             rx.in_valid.eq(data.out_valid),
-            rx.in_frame.eq(data.out_frame),
+            rx.in_frame.eq(Mux(data.out_valid, data.out_frame, noise(len(rx.in_frame)))),
             self.out_valid.eq(rx.out_valid),
             rx.out_ready.eq(self.out_ready),
             self.out_word.eq(rx.out_word),
@@ -87,7 +93,7 @@ class LinkPair(Block):
             back.in_frame.eq(rx.status_frame),
             rx.status_ready.eq(back.in_ready & rx.status_valid),
             tx.status_valid.eq(back.out_valid),
-            tx.status_frame.eq(back.out_frame),
+            tx.status_frame.eq(Mux(back.out_valid, back.out_frame, noise(len(tx.status_frame)))),
         ]
         for valid, ready, frame in (
             (tx.out_valid, tx.out_ready, tx.out_frame),
@@ -98,6 +104,6 @@ class LinkPair(Block):
             with m.If(waited & (~valid | (frame != before))):
                 m.d.sync += self.changed.eq(1)
         for name in FAULTS:
-            count = getattr(self, f"count_{name}")
-            m.d.comb += count.eq(getattr(data, f"count_{name}") + getattr(back, f"count_{name}"))
+            total = getattr(self, f"count_{name}")
+            m.d.comb += total.eq(getattr(data, f"count_{name}") + getattr(back, f"count_{name}"))
         return m
