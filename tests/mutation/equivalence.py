@@ -28,7 +28,7 @@ from tokenloom.sim.yosys import yosys
 __all__ = ["Machine", "Verdict", "compare", "machine"]
 
 _RESET = "rst"
-# Cycles of the search, of its part before the proof; CPU seconds of both for a mutant.
+# Cycles of the search, of its part before the strong proof; CPU seconds for a mutant.
 FRAMES, SECONDS = 30, 60.0
 _FIRST = 6
 _WIDTH, _CYCLES = 128, 100  # runs at once and cycles of the simulation that thins the candidates
@@ -91,7 +91,7 @@ async2sync
 opt -fast
 setundef -undriven -zero
 dffunmap
-simplemap
+techmap
 aigmap
 opt_clean
 write_aiger -ascii -symbols graph.aag
@@ -418,13 +418,17 @@ def compare(
     """
     now = time.process_time()
     memory = {i for i, (name, *_) in enumerate(design.states) if re.search(r"\]\[\d+\]$", name)}
-    pair = _Pair(design, choice, number)
-    differs, cycles = _search(pair, _FIRST, now + seconds / 4)
+
+    def proved(strong: bool, share: float) -> bool:
+        until = now + seconds * share
+        return _proved(design, choice, number, memory, strong=strong, until=until)
+
+    if proved(False, 0.25):
+        return Verdict(proved=True, differs=None, cycles=0)
+    differs, cycles = _search(_Pair(design, choice, number), _FIRST, now + seconds * 0.5)
     if differs is not None:
         return Verdict(proved=False, differs=differs, cycles=cycles)
-    for strong, share in ((False, 0.5), (True, 0.75)):
-        until = now + seconds * share
-        if _proved(design, choice, number, memory, strong=strong, until=until):
-            return Verdict(proved=True, differs=None, cycles=cycles)
+    if proved(True, 0.75):
+        return Verdict(proved=True, differs=None, cycles=cycles)
     differs, more = _search(_Pair(design, choice, number), frames, now + seconds)
     return Verdict(proved=False, differs=differs, cycles=max(cycles, more))
