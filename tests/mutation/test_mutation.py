@@ -3,37 +3,97 @@
 import pytest
 
 from tests.deep import deep
+from tests.hw.ring.link_pair import LinkPair
+from tests.hw.ring.test_link import LIMITS
+from tests.hw.ring.test_ring import OPTIONS, WINDOW
 from tests.mutation.mutation import mutate
 from tests.mutation.toy import Toy
+from tokenloom.hw.array.quantiser import Quantiser
+from tokenloom.hw.kv.free_list import FreeList
 from tokenloom.hw.kv.kv_manager import KvManager
+from tokenloom.hw.kv.page_table import PageTable
+from tokenloom.hw.ring.ring_steps import RingSteps
+from tokenloom.hw.sequencer.isa import Unit
+from tokenloom.hw.sequencer.unit_queue import UnitQueue
+from tokenloom.sim.ring_system import RingSystem
 
-COUNT = 100
+# Of the KV manager, which has by far the most logic; of each other block.
+MOST, COUNT = 100, 40
 MANAGER = {"slots": 4, "pages": 14, "positions": 128, "page_tokens": 16}
+TABLE = {"slots": 3, "pages": 20, "slot_pages": 3, "sequence_pages": 11}
+QUEUE = {"unit": int(Unit.SOFTMAX), "depth": 9, "chunks": True}
+CODES = {"kv_bits": 8}
+# Words need not be wide for faults of the links' control.
+LINK = {**LIMITS, "word_bits": 16}
+NODES = {"nodes": [2, 4], "latency": [25], "words": [1, 17, 64], "commands": 12}
 
 
-@pytest.mark.parametrize("look", [True, False])
-def test_what_is_noticed(look):
-    found = mutate(Toy(), "tests.mutation.toy", count=20, parameters={"look": look})
-    assert found.killed + len(found.equivalent) + len(found.survived) == 20
-    assert found.equivalent, "the term that never matters"
-    if look:
-        assert found.share == 1, found
-    else:
-        assert found.killed == 0, found
+def test_what_is_noticed():
+    looks, away = (
+        mutate(Toy(), "tests.mutation.toy", count=20, parameters={"look": look})
+        for look in (True, False)
+    )
+    for found in (looks, away):
+        assert found.killed + sum(map(len, (found.equivalent, found.alike, found.survived))) == 20
+    assert looks.equivalent, "the term that never matters"
+    assert looks.share == 1, looks
+    assert away.killed == 0, away
+    # What one bench kills is not proved to be equivalent with the other.
+    assert away.equivalent == looks.equivalent
+
+
+def within_link(end):
+    pair = LinkPair(**LINK)
+    return getattr(pair, end), pair
+
+
+def within_ring():
+    # All nodes' steps have the fault.
+    system = RingSystem(most=4, **OPTIONS)
+    return RingSteps(addr_bits=OPTIONS["addr_bits"], most=WINDOW), system
+
+
+CONTROL = [
+    (
+        "kv_manager",
+        MOST,
+        lambda: (KvManager(**MANAGER), None),
+        "tests.hw.kv.test_kv_manager",
+        {**MANAGER, "turns": 1000},
+    ),
+    (
+        "free_list",
+        COUNT,
+        lambda: (FreeList(pages=5), None),
+        "tests.hw.kv.test_free_list",
+        {"pages": 5},
+    ),
+    ("page_table", COUNT, lambda: (PageTable(**TABLE), None), "tests.hw.kv.test_page_table", TABLE),
+    (
+        "unit_queue",
+        COUNT,
+        lambda: (UnitQueue(**{**QUEUE, "unit": Unit(QUEUE["unit"])}), None),
+        "tests.hw.sequencer.test_unit_queue",
+        QUEUE,
+    ),
+    (
+        "quantiser",
+        COUNT,
+        lambda: (Quantiser(tag_bits=5), None),
+        "tests.hw.array.test_quantiser",
+        CODES,
+    ),
+    ("link_tx", COUNT, lambda: within_link("tx"), "tests.hw.ring.test_link", {"words": 200}),
+    ("link_rx", COUNT, lambda: within_link("rx"), "tests.hw.ring.test_link", {"words": 200}),
+    ("ring_steps", COUNT, within_ring, "tests.hw.ring.test_ring", NODES),
+]
 
 
 @pytest.mark.parametrize(
-    "make, module, parameters",
-    [
-        deep(
-            lambda: KvManager(**MANAGER),
-            "tests.hw.kv.test_kv_manager",
-            {**MANAGER, "turns": 1000},
-            id="kv_manager",
-        )
-    ],
+    "count, make, module, parameters", [deep(*rest, id=name) for name, *rest in CONTROL]
 )
-def test_control_blocks(make, module, parameters):
-    found = mutate(make(), module, count=COUNT, parameters=parameters)
+def test_control_blocks(count, make, module, parameters):
+    block, within = make()
+    found = mutate(block, module, count=count, within=within, parameters=parameters)
     print(found)
     assert found.share >= 0.9, found

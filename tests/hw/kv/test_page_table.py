@@ -28,11 +28,20 @@ async def random_traffic(dut):
     seen = Coverage(
         "found", "slot_not_live", "before_first", "at_end", "evicted", "dead_slot_is_empty",
         "slot_ends", "look_up_beside_entry_write", "look_up_beside_state_write", "all_ports",
+        "reset_with_live_slots",
         # A ring that holds every page of a sequence never wraps.
         *(["wrapped"] if length > ring else []),
         least=20,
     )  # fmt: skip
-    for _ in range(6000):
+    for turn in range(6000):
+        if turn % 150 == 149:
+            seen.hit("reset_with_live_slots", when=any(live))
+            for name in ("state_read", "state_write", "entry_read", "entry_write"):
+                getattr(dut, name).value = 0
+            dut.rst.value = 1
+            await FallingEdge(dut.clk)
+            dut.rst.value = 0
+            live, read_state, read_entry = [False] * slots, None, None
         look = random.randrange(slots), random.randrange(length)
         dut.lookup_slot.value, dut.lookup_index.value = look
         slot = random.randrange(slots)

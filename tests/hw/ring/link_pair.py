@@ -1,6 +1,6 @@
 """Both ends of a link with a hostile wire between them, as one block for the tests."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.ring.frame import WORD_BITS
@@ -13,7 +13,11 @@ WIRE = {"latency": 8, "pace_num": 8, "pace_den": 8, **{f"rate_{name}": 16 for na
 
 
 class LinkPair(Block):
-    """`in_` words go through LinkTx, two LinkModels and LinkRx and come out at `out_`."""
+    """`in_` words go through LinkTx, two LinkModels and LinkRx and come out at `out_`.
+
+    The wires wait for a frame before they are ready, and carry noise between frames. `changed` is
+    high from the cycle on after one in which a frame that waited changed or went.
+    """
 
     belt = False
 
@@ -38,6 +42,7 @@ class LinkPair(Block):
                 "out_word": Out(len(rx.out_word)),
                 "out_tag": Out(len(rx.out_tag)),
                 "again": Out(1),
+                "changed": Out(1),
                 "up": Out(1),
                 "tx_dead": Out(1),
                 "rx_dead": Out(1),
@@ -55,6 +60,12 @@ class LinkPair(Block):
         for wire, seed in ((data, 0x1234567), (back, 0x7654321)):
             m.d.comb += [getattr(wire, name).eq(getattr(self, name)) for name in WIRE]
             m.d.comb += wire.seed.eq(seed)
+        count = Signal(16)
+        m.d.sync += count.eq(count + 0x2F35)
+
+        def noise(bits):
+            return Cat(count for _ in range(-(-bits // 16)))[:bits]
+
         m.d.comb += [
             tx.in_valid.eq(self.in_valid),
             self.in_ready.eq(tx.in_ready),
@@ -67,9 +78,9 @@ class LinkPair(Block):
             data.cut.eq(self.cut_data),
             data.in_valid.eq(tx.out_valid),
             data.in_frame.eq(tx.out_frame),
-            tx.out_ready.eq(data.in_ready),
+            tx.out_ready.eq(data.in_ready & tx.out_valid),
             rx.in_valid.eq(data.out_valid),
-            rx.in_frame.eq(data.out_frame),
+            rx.in_frame.eq(Mux(data.out_valid, data.out_frame, noise(len(rx.in_frame)))),
             self.out_valid.eq(rx.out_valid),
             rx.out_ready.eq(self.out_ready),
             self.out_word.eq(rx.out_word),
@@ -80,11 +91,19 @@ class LinkPair(Block):
             back.cut.eq(self.cut_status),
             back.in_valid.eq(rx.status_valid),
             back.in_frame.eq(rx.status_frame),
-            rx.status_ready.eq(back.in_ready),
+            rx.status_ready.eq(back.in_ready & rx.status_valid),
             tx.status_valid.eq(back.out_valid),
-            tx.status_frame.eq(back.out_frame),
+            tx.status_frame.eq(Mux(back.out_valid, back.out_frame, noise(len(tx.status_frame)))),
         ]
+        for valid, ready, frame in (
+            (tx.out_valid, tx.out_ready, tx.out_frame),
+            (rx.status_valid, rx.status_ready, rx.status_frame),
+        ):
+            waited, before = Signal(), Signal.like(frame)
+            m.d.sync += [waited.eq(valid & ~ready), before.eq(frame)]
+            with m.If(waited & (~valid | (frame != before))):
+                m.d.sync += self.changed.eq(1)
         for name in FAULTS:
-            count = getattr(self, f"count_{name}")
-            m.d.comb += count.eq(getattr(data, f"count_{name}") + getattr(back, f"count_{name}"))
+            total = getattr(self, f"count_{name}")
+            m.d.comb += total.eq(getattr(data, f"count_{name}") + getattr(back, f"count_{name}"))
         return m

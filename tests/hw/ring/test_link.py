@@ -37,8 +37,11 @@ async def reset(dut, latency=10, pace=(1, 1), faults=None):
     dut.rst.value = 0
 
 
-async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
-    """Sends `count` words; returns the cycles from the first word taken to the last one out."""
+async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000, clean=False):
+    """Sends `count` words; returns the cycles from the first word taken to the last one out.
+
+    On a `clean` wire no word is sent again.
+    """
     bits = len(dut.in_word), len(dut.in_tag)
     words = [tuple(random.getrandbits(n) for n in bits) for _ in range(count)]
     sent = received = 0
@@ -57,6 +60,7 @@ async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
             back_pressure=dut.out_valid.value == 1 and dut.out_ready.value == 0,
             replay=dut.again.value == 1,
         )
+        assert not (clean and dut.again.value == 1)
         if offered and dut.in_ready.value == 1:
             offered = False
             first = cycle if first is None else first
@@ -68,6 +72,7 @@ async def transfer(dut, random, count, offer=1.0, take=1.0, most=60_000):
             received += 1
         await FallingEdge(dut.clk)
         assert dut.tx_dead.value == 0 and dut.rx_dead.value == 0
+        assert dut.changed.value == 0, "a frame changed while it waited"
         if received == count:
             break
     assert received == count, f"{received} of {count} words"
@@ -117,9 +122,14 @@ async def full_rate_and_latency_on_a_clean_wire(dut):
         for _ in range(2 * latency + 20):
             await FallingEdge(dut.clk)
         assert dut.up.value == 1
-        took = await transfer(dut, random, 300)
-        assert took == 299 + LinkTx.LATENCY + latency + LinkRx.LATENCY
+        # Once past the last sequence number.
+        count = 300 if latency != 10 else (1 << SEQ_BITS) + 100
+        took = await transfer(dut, random, count, clean=True)
+        assert took == count - 1 + LinkTx.LATENCY + latency + LinkRx.LATENCY
         SEEN.hit("full_rate")
+    # A wire that takes frames now and then: none is lost on its way there.
+    await reset(dut, 10, (5, 7))
+    await transfer(dut, random, 300, clean=True)
 
 
 @cocotb.test()
@@ -127,7 +137,7 @@ async def a_wire_longer_than_the_window(dut):
     """A window of words, then as many more as places come free: word by word as predicted."""
     random = seeded()
     await begin(dut, INPUTS)
-    latency, window, count = 40, LIMITS["window"], 300
+    latency, window, count = 40, LIMITS["window"], 700
     trip = 2 * latency + LinkTx.ROUND_TRIP
     assert window < trip < LIMITS["timeout"]
     await reset(dut, latency)
@@ -143,26 +153,28 @@ async def a_wire_longer_than_the_window(dut):
 async def a_receiver_that_takes_nothing_is_no_dead_link(dut):
     random = seeded()
     await begin(dut, INPUTS)
-    await reset(dut)
-    for _ in range(60):
-        await FallingEdge(dut.clk)
-    dut.in_valid.value = 1
-    taken = 0
-    for _ in range(3000):
-        dut.in_word.value = taken
-        await RisingEdge(dut.clk)
-        taken += int(dut.in_ready.value)
-        await FallingEdge(dut.clk)
-    assert taken == LIMITS["credits"], "the receiver's buffer is full and no word more is taken"
-    assert dut.tx_dead.value == 0 and dut.again.value == 0
-    SEEN.hit("credits_exhausted")
-    dut.in_valid.value = 0
-    dut.out_ready.value = 1
-    for i in range(taken):
-        await RisingEdge(dut.clk)
-        assert dut.out_valid.value == 1 and int(dut.out_word.value) == i
-        await FallingEdge(dut.clk)
-    await transfer(dut, random, 100, 0.8, 0.8)
+    # At the second pace there is noise between the status frames.
+    for pace in ((1, 1), (5, 7)):
+        await reset(dut, pace=pace)
+        for _ in range(60):
+            await FallingEdge(dut.clk)
+        dut.in_valid.value = 1
+        taken = 0
+        for _ in range(3000 if pace == (1, 1) else 500):
+            dut.in_word.value = taken
+            await RisingEdge(dut.clk)
+            taken += int(dut.in_ready.value)
+            await FallingEdge(dut.clk)
+            assert dut.tx_dead.value == 0 and dut.again.value == 0
+        assert taken == LIMITS["credits"], "the receiver's buffer is full and no word more is taken"
+        SEEN.hit("credits_exhausted")
+        dut.in_valid.value = 0
+        dut.out_ready.value = 1
+        for i in range(taken):
+            await RisingEdge(dut.clk)
+            assert dut.out_valid.value == 1 and int(dut.out_word.value) == i
+            await FallingEdge(dut.clk)
+        await transfer(dut, random, 100, 0.8, 0.8)
 
 
 async def put(dut, value):
@@ -277,13 +289,30 @@ async def dead_links_are_reported(dut):
                 await FallingEdge(dut.clk)
             assert dut.tx_dead.value == 0 and dut.rx_dead.value == 0
             dut.in_valid.value, dut.watch.value = 1, 1
+            waited = 0
             if what != "cut_status":
-                found = await death(dut, "rx_dead", longest)
-                print(what, early, "rx_dead", found)
+                waited = await death(dut, "rx_dead", longest)
+                assert waited == patience
                 SEEN.hit("rx_dead")
-            found = await death(dut, "tx_dead", longest)
-            print(what, early, "tx_dead", found)
+            waited += await death(dut, "tx_dead", longest)
+            assert waited == (timeout * retries + 1 if what == "cut_data" else patience)
             SEEN.hit("tx_dead_of_timeouts" if what == "cut_data" else "tx_dead_of_silence")
+
+
+@cocotb.test()
+async def a_dead_receiver_says_nothing_more(dut):
+    """Even when its wire comes back: so the sender is dead in turn, of silence."""
+    await begin(dut, INPUTS)
+    await reset(dut)
+    for _ in range(60):
+        await FallingEdge(dut.clk)
+    dut.cut_data.value, dut.watch.value = 1, 1
+    await death(dut, "rx_dead", LIMITS["patience"] + 100)
+    for _ in range(60):
+        await FallingEdge(dut.clk)
+    dut.cut_data.value = 0
+    dut.in_valid.value, dut.out_ready.value = 1, 1
+    assert await death(dut, "tx_dead", LIMITS["patience"] + 100) == LIMITS["patience"]
 
 
 @cocotb.test()

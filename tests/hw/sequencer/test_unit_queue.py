@@ -172,6 +172,8 @@ async def programs(dut: Any) -> None:
                     noise = rng.getrandbits(len(dut.done))
                     found = await bench.cycle(ready=1, sample=1, done=noise)
                     assert found[::2] == (0, 1), turn
+                    if chunks:
+                        assert bench.head == (at, one.word), "the end stays at the head"
                     seen.hit("stays_stopped")
     seen.check()
 
