@@ -17,8 +17,8 @@ from tokenloom.hw.sequencer.tape_control import PASS_BITS
 from tokenloom.sim.bench import run_block
 
 INPUTS = (
-    "req_valid req_tokens req_new req_slot req_eos req_eos_used prompt_valid prompt_token "
-    "begin_ready kv_done kv_full release_ready lookup_page fetch_ready embedding_base "
+    "req_valid req_tokens req_new req_slot req_eos req_eos_used req_sampling prompt_valid "
+    "prompt_token begin_ready kv_done kv_full release_ready lookup_page fetch_ready embedding_base "
     "embedding_stride vocab en over tokens broken quiet cancel"
 ).split()
 PATIENCE = 500  # cycles until the next thing has to happen
@@ -50,7 +50,8 @@ class Bench:
         values.setdefault("en", self.ready())
         for name in ("req_valid", "begin_ready", "kv_done", "kv_full", "release_ready"):
             values.setdefault(name, 0)
-        for name in ("req_tokens", "req_new", "req_slot", "req_eos", "req_eos_used"):
+        for name in ("req_tokens", "req_new", "req_slot", "req_eos", "req_eos_used",
+                     "req_sampling"):  # fmt: skip
             values.setdefault(name, rng.getrandbits(len(getattr(dut, name))))
         offers = bool(self.prompt) and (dut.prompt_valid.value == 1 or self.ready())
         values |= {
@@ -76,7 +77,7 @@ class Bench:
             "req_ready prompt_ready out_valid out_token out_last failed begin_valid begin_slot "
             "begin_pos0 begin_rows release_valid release_slot lookup_index lookup_use fetch_valid "
             "fetch_addr fetch_channel rows_used pos sample page_first page_last passes active "
-            "restart"
+            "restart sampling"
         ).split()
         found = {name: int(getattr(dut, name).value) for name in names}
         self._asked.append(found["lookup_index"] if found["lookup_use"] else 1 << 20)
@@ -132,8 +133,11 @@ async def request(bench: Bench, *, passes: int) -> tuple[int, bool]:
     new = rng.choice((1, 2, rng.randrange(1, 7)))
     prompt = [rng.randrange(1 << bits) for _ in range(length)]
     ends = [rng.randrange(1 << bits) for _ in range(EOS_IDS)]
+    if rng.random() < 0.4:  # differs from a token in one bit alone, so no token is this one
+        ends[rng.randrange(EOS_IDS)] |= 1 << rng.randrange(bits, 32)
     used = rng.choice((0, rng.getrandbits(EOS_IDS), (1 << EOS_IDS) - 1))
     slot = rng.getrandbits(len(bench.dut.req_slot))
+    sampling = rng.getrandbits(len(bench.dut.req_sampling))
     base, stride = rng.getrandbits(24), rng.getrandbits(12)
     bench.dut.embedding_base.value, bench.dut.embedding_stride.value = base, stride
     bench.dut.vocab.value = 1 << bits
@@ -148,6 +152,7 @@ async def request(bench: Bench, *, passes: int) -> tuple[int, bool]:
     found = await bench.cycle(
         req_valid=1, req_tokens=length, req_new=new, req_slot=slot,
         req_eos=sum(e << 32 * i for i, e in enumerate(ends)), req_eos_used=used,
+        req_sampling=sampling,
     )  # fmt: skip
     assert found["req_ready"]
     pos, left, number, sampled = 0, list(prompt), 0, 0
@@ -175,7 +180,7 @@ async def request(bench: Bench, *, passes: int) -> tuple[int, bool]:
             "rows_used": count, "pos": pos, "sample": int(samples), "active": 1,
             "page_first": bench.pages[pos // page],
             "page_last": bench.pages[(pos + count - 1) // page],
-            "passes": passes % (1 << PASS_BITS),
+            "passes": passes % (1 << PASS_BITS), "sampling": sampling,
         }  # fmt: skip
         assert {name: started[name] for name in want} == want
         bench.over, bench.row = 0, count - 1
@@ -190,7 +195,7 @@ async def request(bench: Bench, *, passes: int) -> tuple[int, bool]:
         bench.fetched = []
         chosen = rng.randrange(1 << bits)
         if rng.random() < 0.3:
-            chosen = rng.choice(ends)
+            chosen = rng.choice(ends) & (1 << bits) - 1
         bench.over, bench.token = 1, chosen
         assert not (await bench.cycle())["active"]
         after = await bench.cycle()
