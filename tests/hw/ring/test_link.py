@@ -14,7 +14,7 @@ from tokenloom.sim.bench import parameters, run_block, seeded
 from tokenloom.sim.link_model import FAULTS
 
 INPUTS = [*WIRE, *"cut_data cut_status watch stop in_valid in_word in_tag out_ready".split()]
-LIMITS = {"window": 64, "credits": 128, "patience": 600, "timeout": 120, "retries": 6}
+LIMITS = {"window": 64, "credits": 128, "patience": 601, "timeout": 120, "retries": 6}
 SEEN = Coverage(
     "gap", "back_pressure", "full_rate", "window_full", "credits_exhausted", "replay",
     "replay_after_timeout", "last_word_lost", "sequence_wraps", "data_comes_back",
