@@ -226,7 +226,7 @@ class Context(Block):
         """`sums` are `accs` with those of the chunks before, one cycle later; kept per slot."""
         words = self._head_max // self._drain
         m.submodules.chunks = memory = Memory(
-            shape=ACC_BITS * self._drain, depth=self._slot_groups * words, init=[]
+            shape=ACC_BITS * self._drain, depth=max(2, self._slot_groups * words), init=[]
         )
         # Read without a clock: so the latency is the same with and without chunks.
         keep, kept = memory.write_port(), memory.read_port(domain="comb")

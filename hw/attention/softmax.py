@@ -351,7 +351,9 @@ class Softmax(Block):
         if self._chunks:
             total = Signal(DEN_BITS)
             # What earlier chunks have added up, per slot; one head at a time.
-            m.submodules.sums = sums = Memory(shape=DEN_BITS, depth=self._slot_groups, init=[])
+            m.submodules.sums = sums = Memory(
+                shape=DEN_BITS, depth=max(2, self._slot_groups), init=[]
+            )
             keep, kept = sums.write_port(), sums.read_port(domain="comb")
             m.d.comb += [
                 kept.addr.eq(along[5][1]),
