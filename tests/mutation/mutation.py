@@ -218,7 +218,8 @@ def _play(
                         elif _FAILED.search(line):
                             run.kill()
                     watch.cancel()
-                if not results.exists():
+                # A run that was killed may have begun to write its results.
+                if run.returncode < 0 or not results.exists():
                     return False
                 root = ET.parse(results).getroot()
                 cases = list(root.iter("testcase"))
