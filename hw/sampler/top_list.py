@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["TopList"]
 
 
+def _ones(bits: list[Value]) -> Value:
+    """How many are high."""
+    half = len(bits) // 2
+    return _ones(bits[:half]) + _ones(bits[half:]) if half else bits[0]
+
+
 class TopList(Block):
     """The largest values so far, the largest first, the earliest first among equals.
 
-    A row of places, each of which compares the new value with its own: one value per cycle. A shift
-    takes the first away, so that the list leaves the block one per cycle. What the places hold is
-    one register each of values and tags, and it is looked at only when something comes: a simulator
-    does no work for a list that holds.
+    A value stays in the slot it was written to, and beside it stands the slot's rank. Every slot
+    compares the new value with its own: those with a smaller one, or with none, go down by a rank,
+    and the slot that was the last takes the new value. A shift moves all up by a rank and empties
+    the first. So the ranks are a permutation at all times, and no value ever moves.
 
     Parameters
     ----------
@@ -71,41 +82,71 @@ class TopList(Block):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        places = range(self._entries)
-        valid = Signal(self._entries)  # from the first place on
-        values = Signal(self._entries * self._value_bits, reset_less=True)
-        tags = Signal(self._entries * self._tag_bits, reset_less=True)
+        slots, end = range(self._entries), self._entries - 1
+        bits = bits_for(end)
+        valid = Signal(self._entries)
+        ranks = Signal(self._entries * bits, init=sum(i << (i * bits) for i in slots))
+        rank = [ranks.word_select(i, bits) for i in slots]
+        first, last = Signal(bits), Signal(bits, init=end)  # the slots with these ranks
 
-        # Sorted, so the new value fits from some place on to the end.
-        fits = Signal(self._entries)
-        mine = [values.word_select(i, self._value_bits).as_signed() for i in places]
-        m.d.comb += fits.eq(
-            Mux(self.insert, Cat(~valid[i] | (self.value > mine[i]) for i in places), 0)
+        def slot_with(wanted: int) -> Value:
+            found = [Mux(rank[i] == wanted, i, 0) for i in slots]
+            return reduce(or_, found)
+
+        # One memory that all slots look into, and one of which the first slot alone is read. One
+        # word would have no address.
+        depth = max(2, self._entries)
+        values = Memory(
+            shape=signed(self._value_bits), depth=depth, init=[], attrs={"ram_style": "registers"}
         )
+        pairs = Memory(shape=self._value_bits + self._tag_bits, depth=depth, init=[])
+        m.submodules += [values, pairs]
+
+        def value_in(slot: int) -> Value:
+            port = values.read_port(domain="comb")
+            m.d.comb += port.addr.eq(slot)
+            return port.data
+
+        fits = Signal(self._entries)
+        found = Cat(~valid[i] | (self.value > value_in(i)) for i in slots)
+        m.d.comb += fits.eq(Mux(self.insert, found, 0))
+        # As many stay before the new one.
+        new_rank = Signal(range(self._entries + 1))
+        m.d.comb += new_rank.eq(Mux(self.insert, _ones(list(~fits)), self._entries))
+        enters = fits.any()
+
+        for memory, data in ((values, self.value), (pairs, Cat(self.value, self.tag))):
+            port = memory.write_port()
+            m.d.comb += [port.en.eq(enters), port.addr.eq(last), port.data.eq(data)]
 
         with m.If(self.clear):
             m.d.sync += valid.eq(0)
         with m.Elif(self.shift):
-            m.d.sync += valid.eq(valid >> 1)
-        with m.Elif(self.insert):
-            m.d.sync += valid.eq(Cat(1, valid))
+            m.d.sync += [
+                valid.bit_select(first, 1).eq(0),
+                ranks.eq(Cat(Mux(one == 0, end, one - 1)[:bits] for one in rank)),
+                first.eq(slot_with(1)),
+                last.eq(first),
+            ]
+        with m.Elif(enters):
+            m.d.sync += [
+                valid.bit_select(last, 1).eq(1),
+                ranks.eq(
+                    Cat(
+                        Mux(one == end, new_rank, one + fits[i])[:bits]
+                        for i, one in enumerate(rank)
+                    )
+                ),
+            ]
+            with m.If(new_rank == 0):
+                m.d.sync += first.eq(last)
+            with m.If(new_rank != end):
+                m.d.sync += last.eq(slot_with(end - 1))
 
-        with m.If(self.shift | self.insert):
-            for held, new, bits in (
-                (values, self.value, self._value_bits),
-                (tags, self.tag, self._tag_bits),
-            ):
-                after = []
-                for i in places:
-                    place = held.word_select(i, bits)
-                    above = held.word_select(i - 1, bits) if i else new[:bits]
-                    below = held.word_select(i + 1, bits) if i + 1 < self._entries else place
-                    inserted = Mux(fits[i - 1], above, new[:bits]) if i else new[:bits]
-                    after.append(Mux(self.shift, below, Mux(fits[i], inserted, place)))
-                m.d.sync += held.eq(Cat(after))
+        look = pairs.read_port(domain="comb")
         m.d.comb += [
-            self.first_valid.eq(valid[0]),
-            self.first_value.eq(values[: self._value_bits].as_signed()),
-            self.first_tag.eq(tags[: self._tag_bits]),
+            look.addr.eq(first),
+            self.first_valid.eq(valid.any()),
+            Cat(self.first_value, self.first_tag).eq(look.data),
         ]
         return m

@@ -149,7 +149,8 @@ async def a_dead_link_is_everybodys_error(dut):
         for moment in (0, 30, 200):
             nodes = max(given["nodes"])
             await rings.reset(nodes, latency=10)
-            words = min(100, memory // nodes)
+            # More than a window, or everything is on its way before anybody misses anything.
+            words = min(max(100, window), memory // nodes)
             rings.command(command(Op.ALL_REDUCE, words, hop=15, window=window))
             dead = random.randrange(nodes)
             if moment == 0:
