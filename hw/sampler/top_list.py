@@ -109,11 +109,12 @@ class TopList(Block):
 
         fits = Signal(self._entries)
         found = Cat(~valid[i] | (self.value > value_in(i)) for i in slots)
-        m.d.comb += fits.eq(Mux(self.insert, found, 0))
+        with m.If(self.insert):
+            m.d.comb += fits.eq(found)
         # As many stay before the new one.
         new_rank = Signal(range(self._entries + 1))
         m.d.comb += new_rank.eq(Mux(self.insert, _ones(list(~fits)), self._entries))
-        enters = fits.any()
+        enters = new_rank != self._entries
 
         for memory, data in ((values, self.value), (pairs, Cat(self.value, self.tag))):
             port = memory.write_port()

@@ -10,14 +10,14 @@ import pytest
 
 from tests.hw.belt_bench import STALLS, Belt
 from tokenloom.hw.sampler.top_list import TopList
-from tokenloom.sim.bench import run_block, seeded
+from tokenloom.sim.bench import parameters, run_block, seeded
 
-ENTRIES, VALUE_BITS, TAG_BITS = 6, 8, 12
+VALUE_BITS, TAG_BITS = 8, 12
 
 
 @cocotb.test()
 async def lists(dut: Any) -> None:
-    rng = seeded()
+    rng, entries = seeded(), parameters()["entries"]
     bench = Belt(
         dut,
         {"clear": 1, "insert": 1, "value": -VALUE_BITS, "tag": TAG_BITS, "shift": 1},
@@ -43,8 +43,8 @@ async def lists(dut: Any) -> None:
             value, tag = rng.randint(-bound - 1, bound), rng.getrandbits(TAG_BITS)
             bench.drive(insert=1, value=value, tag=tag)
             # Stable: an equal one goes behind.
-            held = sorted([*held, (value, tag)], key=lambda one: -one[0])[:ENTRIES]
-            fullest += len(held) == ENTRIES
+            held = sorted([*held, (value, tag)], key=lambda one: -one[0])[:entries]
+            fullest += len(held) == entries
         elif what < 0.85:
             bench.drive(shift=1)
             held = held[1:]
@@ -53,8 +53,10 @@ async def lists(dut: Any) -> None:
     assert fullest > 500
 
 
-def test_top_list() -> None:
-    run_block(TopList(entries=ENTRIES, value_bits=VALUE_BITS, tag_bits=TAG_BITS), __name__)
+@pytest.mark.parametrize("entries", [1, 2, 5, 8])
+def test_top_list(entries: int) -> None:
+    block = TopList(entries=entries, value_bits=VALUE_BITS, tag_bits=TAG_BITS)
+    run_block(block, __name__, parameters={"entries": entries})
 
 
 def test_refused() -> None:
