@@ -1,0 +1,99 @@
+"""Both ends of a link alone: a frame with any one bit wrong has no effect but a complaint."""
+
+import cocotb
+import pytest
+from cocotb.triggers import FallingEdge
+
+from tests.hw.memory.test_tape_reader import begin
+from tokenloom.hw.ring.crc32c import crc_of_bits
+from tokenloom.hw.ring.frame import SEQ_BITS, Kind, payload, status
+from tokenloom.hw.ring.link_rx import LinkRx
+from tokenloom.hw.ring.link_tx import LinkTx
+from tokenloom.sim.bench import parameters, run_block, seeded
+
+SIZES = {"word_bits": 512, "tag_bits": 4}
+
+
+def frame(layout, **fields):
+    """A frame with its CRC, and how many bits it has."""
+    bits = layout.size
+    value = layout.const(fields).as_value().value
+    return value | crc_of_bits(value, bits) << bits, bits + 32
+
+
+async def receives(dut):
+    random, layout = seeded(), payload(**SIZES)
+    await begin(dut, ["in_valid", "in_frame", "out_ready", "status_ready", "watch", "stop"])
+    dut.out_ready.value = dut.status_ready.value = 1
+    words = []
+
+    async def cycles(count):
+        for _ in range(count):
+            await FallingEdge(dut.clk)
+            dut.in_valid.value = 0
+            if dut.out_valid.value == 1:
+                words.append((int(dut.out_word.value), int(dut.out_tag.value)))
+
+    sent, bit, size = [], 0, 1
+    while bit < size:
+        word, tag = random.getrandbits(512), random.getrandbits(4)
+        seq = len(sent) % (1 << SEQ_BITS)
+        good, size = frame(layout, kind=Kind.DATA, tag=tag, seq=seq, word=word)
+        for value in (good ^ 1 << bit, good):
+            dut.in_valid.value, dut.in_frame.value = 1, value
+            await cycles(5)
+            if value == good:
+                sent.append((word, tag))
+            assert words == sent, f"bit {bit}"
+            told = int(dut.status_frame.value)
+            nak, ack = told >> 2 * SEQ_BITS & 1, told & (1 << SEQ_BITS) - 1
+            assert (nak, ack) == (int(value != good), len(sent) % (1 << SEQ_BITS)), f"bit {bit}"
+        bit += 1
+
+
+async def sends(dut):
+    layout = status()
+    await begin(dut, ["in_valid", "in_word", "in_tag", "out_ready", "status_valid",
+                      "status_frame", "stop"])  # fmt: skip
+    dut.out_ready.value = 1
+
+    async def tell(value):
+        dut.status_valid.value, dut.status_frame.value = 1, value
+        await FallingEdge(dut.clk)
+        dut.status_valid.value = 0
+        for _ in range(4):
+            await FallingEdge(dut.clk)
+
+    clean, size = frame(layout, ack=0, freed=0, nak=0, spare=0)
+    for bit in range(size):
+        await tell(clean ^ 1 << bit)
+        assert dut.in_ready.value == 0, f"bit {bit} of the first frame"
+    await tell(clean)
+    for _ in range(parameters()["window"]):
+        dut.in_valid.value = 1
+        assert dut.in_ready.value == 1
+        await FallingEdge(dut.clk)
+    dut.in_valid.value = 0
+    await FallingEdge(dut.clk)
+    assert dut.in_ready.value == 0
+    acks, _ = frame(layout, ack=1, freed=1, nak=0, spare=0)
+    naks, _ = frame(layout, ack=0, freed=0, nak=1, spare=0)
+    for bit in range(size):
+        for value in (acks, naks):
+            await tell(value ^ 1 << bit)
+            assert dut.in_ready.value == 0 and dut.again.value == 0, f"bit {bit}"
+    await tell(acks)
+    assert dut.in_ready.value == 1
+
+
+@cocotb.test()
+async def no_single_bit_passes(dut):
+    await (receives if parameters()["end"] == "rx" else sends)(dut)
+
+
+@pytest.mark.parametrize("end", ["rx", "tx"])
+def test_single_bits(end):
+    most = {"window": 8, "credits": 16, "timeout": 1 << 14, "patience": 1 << 14}
+    rx = {**SIZES, "credits": 16, "patience": 1 << 14}
+    block = LinkRx(**rx) if end == "rx" else LinkTx(**SIZES, **most)
+    run_block(block, __name__, parameters={"end": end, "window": most["window"]})
