@@ -151,7 +151,7 @@ class TapeControl(Block):
                     m.next = "decode"
             with m.State("decode"):
                 skip = op.sample_only & ~self.sample
-                with m.If(op.stop | (op.sample_only & known & skip)):
+                with m.If(op.stop | skip):
                     # The pass's tape ends here; its descriptor must have been seen.
                     with m.If(known):
                         m.d.sync += [pc.eq(0), playing.eq(playing + 1)]

@@ -100,7 +100,7 @@ class Bench:
 
     async def until(self, name: str, **values: int) -> dict[str, int]:
         """The cycle in which output `name` is high."""
-        for _ in range(PATIENCE):
+        for _ in range(PATIENCE + 10 * len(self.prompt)):
             found = await self.cycle(**values)
             if found[name]:
                 return found
@@ -124,25 +124,33 @@ class Bench:
         return found
 
 
-async def request(bench: Bench, *, passes: int) -> tuple[int, bool]:
-    """One request up to its release: the passes counted so far, and whether it was refused."""
+async def request(
+    bench: Bench, *, passes: int, length: int = 0, refused: int | None = None
+) -> tuple[int, bool]:
+    """One request up to its release: the passes counted so far, and whether it was refused.
+
+    `refused` is the pass that finds no room. A length of 0 is any, and then any pass may.
+    """
     rng, given = bench.rng, bench.given
     rows, page = given["rows"], given["page_tokens"]
     bits, most = given["vocab_bits"], given["positions"]
-    length = rng.choice((1, rows, rows + 1, 3 * rows, rng.randrange(1, 4 * rows)))
-    new = rng.choice((1, 2, rng.randrange(1, 7)))
+    if not length:
+        length = rng.choice((1, rows, rows + 1, 3 * rows, rng.randrange(1, 4 * rows)))
+        refused = rng.choice((None, None, rng.randrange(6)))
+    # The last ones end with an end token or without room.
+    new = rng.choice((1, 2, rng.randrange(1, 7), 1 + (1 << rng.randrange(20))))
     prompt = [rng.randrange(1 << bits) for _ in range(length)]
     ends = [rng.randrange(1 << bits) for _ in range(EOS_IDS)]
     if rng.random() < 0.4:  # differs from a token in one bit alone, so no token is this one
         ends[rng.randrange(EOS_IDS)] |= 1 << rng.randrange(bits, 32)
     used = rng.choice((0, rng.getrandbits(EOS_IDS), (1 << EOS_IDS) - 1))
+    if new > 8:
+        used = (1 << EOS_IDS) - 1
     slot = rng.getrandbits(len(bench.dut.req_slot))
     sampling = rng.getrandbits(len(bench.dut.req_sampling))
     base, stride = rng.getrandbits(24), rng.getrandbits(12)
     bench.dut.embedding_base.value, bench.dut.embedding_stride.value = base, stride
     bench.dut.vocab.value = 1 << bits
-    # The pass, if any, that finds no room.
-    refused = rng.choice((None, None, rng.randrange(6)))
 
     def place(token: int) -> tuple[int, int]:
         return token % given["columns"], base + token // given["columns"] * stride
@@ -229,8 +237,22 @@ async def requests(dut: Any) -> None:
         bench.rate = (1.0, 0.7, 0.3)[number % 3]
         passes, refused = await request(bench, passes=passes)
         failed += refused
-    assert 3 < failed < given["requests"] // 2
+    assert 3 < failed < given["requests"]
     assert passes > given["requests"]
+
+
+@cocotb.test()
+async def long_prompts(dut: Any) -> None:
+    """As many positions as there are, and the rest of a prompt that found no room."""
+    given, rng, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, rng)
+    most = given["positions"]
+    passes, refused = await request(bench, passes=0, length=most - 1)
+    assert passes > (most - 1) // given["rows"]
+    number, refused = await request(bench, passes=passes, length=rng.randrange(1 << 12, 1 << 13),
+                                    refused=2)  # fmt: skip
+    assert refused
 
 
 @cocotb.test()
@@ -242,7 +264,7 @@ async def cancelled_requests(dut: Any) -> None:
     dut.vocab.value = 1 << given["vocab_bits"]
     for number in range(given["requests"]):
         bench.rate = (1.0, 0.7, 0.3)[number % 3]
-        most = given["positions"]
+        most = min(40, given["positions"])
         length, slot = rng.randrange(1, most + 1), rng.getrandbits(len(dut.req_slot))
         bench.prompt.extend(rng.randrange(1 << given["vocab_bits"]) for _ in range(length))
         bench.outputs, bench.failures, bench.over = [], 0, 1
@@ -324,7 +346,7 @@ async def unknown_ids(dut: Any) -> None:
     refused = 0
     for number in range(given["requests"]):
         bench.rate = (1.0, 0.7, 0.3)[number % 3]
-        length = rng.randrange(1, given["positions"] + 1)
+        length = rng.randrange(1, min(40, given["positions"]) + 1)
         slot, wrong = rng.getrandbits(len(dut.req_slot)), rng.randrange(length)
         prompt = [rng.randrange(vocab) for _ in range(length)]
         prompt[wrong] = rng.choice((vocab, vocab + 1, 1 << 31, (1 << 32) - 1))
@@ -366,10 +388,12 @@ async def unknown_ids(dut: Any) -> None:
          "pages_max": 16, "positions": 18},
         {"rows": 1, "columns": 1, "vocab_bits": 3, "slot_bits": 1, "page_tokens": 32,
          "pages_max": 1, "positions": 5},
+        {"rows": 4, "columns": 8, "vocab_bits": 9, "slot_bits": 2, "page_tokens": 16,
+         "pages_max": 160, "positions": 2500},
         deep({"rows": 8, "columns": 32, "vocab_bits": 17, "slot_bits": 4, "page_tokens": 4,
               "pages_max": 16, "positions": 64}),
     ],
-    ids=lambda b: str(b["rows"]),
+    ids=["4", "1", "long", "8"],
 )  # fmt: skip
 def test_pass_control(bench: dict[str, int]) -> None:
     run_block(PassControl(**bench), __name__, parameters=bench | {"requests": 80})

@@ -9,22 +9,22 @@ from typing import Any
 
 import cocotb
 import pytest
+from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, Timer
 
 from tests.deep import deep
-from tests.hw.memory.test_tape_reader import begin, configured
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.sequencer import isa
 from tokenloom.hw.sequencer.isa import CHUNK, TAPE_OP, When
 from tokenloom.hw.sequencer.tape_control import PASS_BITS, TapeControl
-from tokenloom.sim.bench import run_block
+from tokenloom.sim.bench import parameters, run_block, seeded
 
 INPUTS = (
     "cfg_we cfg_addr cfg_data run kv_base page_stride k_offset v_offset v_dim_words "
     "dim_blocks_used passes length first sample layers_written lookup_phys cmd_ready"
 ).split()
-LAYERS, HEADS = 3, 2
+LAYERS, HEADS = 200, 2
 
 
 @dataclass
@@ -67,17 +67,14 @@ class Op:
         if self.kind in (TapeKind.Q4, TapeKind.Q8):
             return [(self.kind, self.addr, 0, self.blocks)]
         word, found = layout.port_bits // 8, []
-        used = [
-            (page, min(layout.page_tokens, length - i * layout.page_tokens))
-            for i, page in enumerate(pages)
-            if length > i * layout.page_tokens
-            and (i * layout.page_tokens >= first or not self.windowed)
-        ]
+        begin = first // layout.page_tokens if self.windowed else 0
+        seen = range(begin, -(-length // layout.page_tokens))
         if per_chunk:
-            last = (len(used) - 1) // per_chunk
+            last = (len(seen) - 1) // per_chunk
             played = {When.ANY: self.chunk <= last, When.EARLIER: self.chunk < last,
                       When.LAST: self.chunk == last}[self.when]  # fmt: skip
-            used = used[per_chunk * self.chunk :][:per_chunk] if played else []
+            seen = seen[per_chunk * self.chunk :][:per_chunk] if played else range(0)
+        used = [(pages[i], min(layout.page_tokens, length - i * layout.page_tokens)) for i in seen]
         where = {"layer": self.layer, "head": self.head, "token": 0}
         if self.kind is TapeKind.K:
             for page, tokens in used:
@@ -97,14 +94,18 @@ class Op:
 def some_program(rng: random.Random, layout: KvLayout, size: int, chunks: int) -> list[Op]:
     """Layer after layer, weights between; the tail is for passes that sample."""
     program, layer = [], 0
+    kinds = rng.choice(([TapeKind.Q4, TapeKind.Q8], *3 * [list(TapeKind)]))
     for _ in range(size):
-        kind = rng.choice(list(TapeKind))
-        layer = min(LAYERS - 1, layer + (rng.random() < 0.2))
+        if rng.random() < 0.3:
+            layer = rng.choice((layer + 1, LAYERS - 1, rng.randrange(layer, LAYERS)))
+        layer = min(LAYERS - 1, layer)
         program.append(
             Op(
-                kind, layer, rng.randrange(HEADS), rng.randrange(layout.dim_blocks),
-                rng.getrandbits(32), rng.getrandbits(24), windowed=rng.getrandbits(1),
-                chunk=rng.randrange(chunks),
+                rng.choice(kinds), layer, rng.randrange(HEADS), rng.randrange(layout.dim_blocks),
+                rng.getrandbits(32), rng.getrandbits(24),
+                # Without chunks, too long a context is seen through a window alone.
+                windowed=rng.getrandbits(1) or int(parameters()["far"] and chunks == 1),
+                chunk=rng.randrange(chunks) * (rng.random() < 0.5),
                 when=rng.choice(list(When)) if chunks > 1 else When.ANY,
             )
         )  # fmt: skip
@@ -137,19 +138,24 @@ class Machine:
         dut.lookup_phys.value = self.pages[index] if known else self.rng.getrandbits(16)
 
 
-async def play(dut: Any, *, ideal: bool, passes: int) -> int:
-    """Plays passes of a random program; returns the commands that came."""
-    given, rng, _ = configured()
+async def play(dut: Any, rng: random.Random, *, ideal: bool, passes: int) -> tuple[int, int]:
+    """Plays passes of a random program; returns the commands that came, and how many early."""
+    given = parameters()
     layout = KvLayout(
         columns=given["columns"], port_bits=256, page_tokens=given["page_tokens"],
-        head_size=given["head_size"], kv_heads=HEADS, layers=LAYERS,
+        head_size=given["head_size"], kv_heads=HEADS, layers=LAYERS + rng.randrange(LAYERS),
     )  # fmt: skip
     word = layout.port_bits // 8
-    await begin(dut, INPUTS)
+    for name in INPUTS:
+        getattr(dut, name).value = 0
+    dut.rst.value = 1
+    for _ in range(3):
+        await FallingEdge(dut.clk)
+    dut.rst.value = 0
     per_chunk = given["chunk_tokens"] // layout.page_tokens
     chunks = -(-given["pages_max"] // per_chunk) if per_chunk else 1
     program = some_program(rng, layout, given["depth"] - 3, chunks)
-    base = rng.randrange(1 << 20)
+    base = rng.randrange(1 << 31)
     for at, value in enumerate(
         [*(op.word(layout) for op in program), isa.pack(TAPE_OP, {"stop": 1})]
     ):
@@ -176,12 +182,19 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
             free += 1
             if free == len(program):
                 break
-        most = given["pages_max"] * layout.page_tokens
+        most = min((1 << 20) - 1, given["pages_max"] * layout.page_tokens)
         page = layout.page_tokens
         length = rng.choice((1, page, page + 1, most, rng.randrange(1, most + 1)))
-        first = rng.choice((0, (length - 1) // page, rng.randrange((length - 1) // page + 1)))
+        if given["far"] and chunks > 1:
+            size = given["chunk_tokens"]
+            rest = rng.choice((1, page, page + 1, rng.randrange(1, 20 * page)))
+            length = min(most, rng.randrange(chunks) * size + rest)
+        last = (length - 1) // page
+        first = rng.choice((0, last, rng.randrange(last + 1)))
+        if given["far"]:
+            first = max(first, last - rng.choice((3, 3, 3, 20, 200)))
         first *= page
-        pages = rng.sample(range(1 << 10), given["pages_max"])
+        pages = [rng.randrange(1 << 10) for _ in range(given["pages_max"])]
         sample = rng.getrandbits(1)
         expected: list[tuple[tuple[int, ...], Op, int]] = []
         for i, op in enumerate(program):
@@ -200,7 +213,7 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
                     machine.length, machine.sample, machine.pages = length, sample, pages
                     machine.first = first
             elif machine.layers < LAYERS and rng.random() < (0.2 if ideal else 0.03):
-                machine.layers += 1
+                machine.layers = min(LAYERS, machine.layers + rng.choice((1, 10, 60)))
             machine.cycle()
             dut.cmd_ready.value = int(ideal or rng.random() < 0.5)
             await Timer(1, "ns")
@@ -230,20 +243,27 @@ async def play(dut: Any, *, ideal: bool, passes: int) -> int:
             else:
                 assert held is None, "a command was withdrawn"
             await FallingEdge(dut.clk)
-    assert early > 0, "nothing was fetched ahead"
-    return taken
+    return taken, early
+
+
+async def several(dut: Any, *, ideal: bool) -> None:
+    """Passes of several programs."""
+    rng, programs, passes = seeded(), 4, 4
+    Clock(dut.clk, 10, "ns").start()
+    found = [await play(dut, rng, ideal=ideal, passes=passes) for _ in range(programs)]
+    taken, early = (sum(each) for each in zip(*found, strict=True))
+    assert taken > 5 * programs * passes
+    assert early > programs, "nothing was fetched ahead"
 
 
 @cocotb.test()
 async def random_timing(dut: Any) -> None:
-    passes = 12
-    assert await play(dut, ideal=False, passes=passes) > 5 * passes
+    await several(dut, ideal=False)
 
 
 @cocotb.test()
 async def ideal_timing(dut: Any) -> None:
-    passes = 12
-    assert await play(dut, ideal=True, passes=passes) > 5 * passes
+    await several(dut, ideal=True)
 
 
 @pytest.mark.parametrize(
@@ -252,13 +272,17 @@ async def ideal_timing(dut: Any) -> None:
         {"columns": 4, "page_tokens": 64, "head_size": 48, "pages_max": 3, "lookup_latency": 2},
         {"columns": 4, "page_tokens": 32, "head_size": 48, "pages_max": 7, "lookup_latency": 2,
          "chunk_tokens": 64},
+        {"columns": 4, "page_tokens": 32, "head_size": 48, "pages_max": 1 << 13,
+         "lookup_latency": 2, "chunk_tokens": 1 << 12, "far": 1},
+        deep({"columns": 4, "page_tokens": 32, "head_size": 48, "pages_max": 1 << 15,
+              "lookup_latency": 2, "far": 1}),
         deep({"columns": 16, "page_tokens": 32, "head_size": 8, "pages_max": 5,
               "lookup_latency": 1}),
     ],
-    ids=["48", "chunks", "8"],
+    ids=["48", "chunks", "far chunks", "far", "8"],
 )  # fmt: skip
 def test_tape_control(bench: dict[str, int]) -> None:
-    bench = {"depth": 16, "chunk_tokens": 0} | bench
+    bench = {"depth": 16, "chunk_tokens": 0, "far": 0} | bench
     names = ("depth", "columns", "page_tokens", "pages_max", "lookup_latency", "chunk_tokens")
     block = TapeControl(**{name: bench[name] for name in names}, dim_blocks=2)
     run_block(block, __name__, parameters=bench)
