@@ -9,7 +9,6 @@ import cocotb
 import pytest
 
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
-from tests.hw.many import many_values
 from tokenloom.hw.array.drain_lane import DrainLane
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import run_block, seeded
@@ -32,7 +31,6 @@ def corners() -> list[tuple[int, int]]:
 
 
 @cocotb.test()
-@many_values(6 * 300)
 async def lane(dut: Any) -> None:
     rng = seeded()
     bench = Lane(dut, INPUTS, OUTPUTS, rng=rng)

@@ -9,7 +9,6 @@ import cocotb
 import pytest
 
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
-from tests.hw.many import many_values
 from tokenloom.hw.attention.reciprocal import ND_BITS, Reciprocal
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import run_block, seeded
@@ -20,7 +19,6 @@ OUTPUTS = {"out_valid": 1, "out_nd": ND_BITS, "out_rm": 17, "out_tag": TAG}
 
 
 @cocotb.test()
-@many_values(6 * 1000)
 async def lane(dut: Any) -> None:
     rng = seeded()
     bench = Lane(dut, INPUTS, OUTPUTS, rng=rng)

@@ -11,7 +11,6 @@ import pytest
 
 from tests.deep import deep
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect
-from tests.hw.many import many_values
 from tokenloom.hw.ffn.swiglu import Swiglu
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -39,7 +38,6 @@ def some_case(rng: random.Random) -> tuple[int, int, int]:
 
 
 @cocotb.test()
-@many_values(6 * 300, only=lambda: parameters()["stages"] == 3)
 async def lane(dut: Any) -> None:
     rng = seeded()
     unit = Swiglu(tag_bits=TAG, **(given := parameters()))
