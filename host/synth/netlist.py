@@ -18,7 +18,7 @@ __all__ = [
 
 _HEAD = re.compile(r"^module (\S+?) ?\((.*?)\);", re.MULTILINE | re.DOTALL)
 # An instance begins at two blanks: the module's name, the instance's name, the ports.
-_PLACE = re.compile(r"^  (\\?[A-Za-z_][\w.$]*) +(\\\S+|[A-Za-z_][\w$]*) ?\($", re.MULTILINE)
+_PLACE = re.compile(r"^  (\\?[A-Za-z_][\w.$]*) +(\\\S+|[A-Za-z_][\w$]*) *\($", re.MULTILINE)
 _PORT = re.compile(
     r"^  (input|output|inout) (?:\[(\d+):0\] )?(\\\S+|\w+) ?;$", re.MULTILINE
 )  # fmt: skip

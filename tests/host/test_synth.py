@@ -435,6 +435,12 @@ def test_a_chip_that_is_too_large_is_refused_with_the_block_that_breaks_it(tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_no_block_is_missed(one_chip):
+    """The hierarchy is read from text: every emitted block is in it, `\\noise$112  (` too."""
+    counts = instances(one_chip, TOP)
+    assert [name for name in one_chip if not counts[name]] == []
+
+
 def test_two_products_per_dsp_halve_the_elements(project):
     out, _ = project()
     hardware, texts = load("u280", SMALL), verilog(out)
