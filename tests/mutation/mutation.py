@@ -51,24 +51,29 @@ class Mutants:
         Neither proved nor told apart from the block in the cycles that were searched.
     survived : list of str
         They differ from the block, and the bench does not notice it.
+    unnoticed : list of str
+        Not looked into, as enough were killed whatever these are.
     """
 
     killed: int
     equivalent: list[str]
     alike: list[str]
     survived: list[str]
+    unnoticed: list[str]
 
     @property
     def share(self) -> float:
         """Killed ones of all that are not proved to be equivalent."""
-        return self.killed / max(1, self.killed + len(self.alike) + len(self.survived))
+        others = len(self.alike) + len(self.survived) + len(self.unnoticed)
+        return self.killed / max(1, self.killed + others)
 
     def __str__(self) -> str:
         lines = [
             f"{self.killed} killed, {len(self.survived)} survived, {len(self.alike)} alike, "
-            f"{len(self.equivalent)} equivalent: {self.share:.1%}"
+            f"{len(self.equivalent)} equivalent, {len(self.unnoticed)} not looked into: "
+            f"{self.share:.1%}"
         ]
-        for name in ("equivalent", "alike", "survived"):
+        for name in ("equivalent", "alike", "survived", "unnoticed"):
             lines += [f"{name}: {fault}" for fault in getattr(self, name)]
         return "\n".join(lines)
 
@@ -81,6 +86,7 @@ def mutate(
     within: Block | None = None,
     seed: int = 1,
     parameters: dict[str, Any] | None = None,
+    enough: float = 1.0,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Mutants:
     """Run the bench `module` on `count` mutants of a block.
@@ -98,6 +104,8 @@ def mutate(
         Of the faults that Yosys draws.
     parameters : dict, optional
         As `run_block` takes them.
+    enough : float
+        The share from which on no more of the unnoticed are looked into.
     told : callable
         Gets the mutants done and their number.
 
@@ -144,12 +152,16 @@ def mutate(
             top: _chooser(block, width),
         }
         killed = _play(whole.module_name, chosen, module, parameters, len(faults), told)
-        found: dict[str, list[str]] = {"equivalent": [], "alike": [], "survived": []}
+        kinds = ("equivalent", "alike", "survived", "unnoticed")
+        found: dict[str, list[str]] = {kind: [] for kind in kinds}
         unnoticed = [number for number in range(1, len(faults) + 1) if number not in killed]
         if unnoticed:
             design = machine(f"read_rtlil whole.il\nscript mutate.ys\nhierarchy -top {top}", folder)
         for number in unnoticed:
             fault = faults[number - 1]
+            if len(killed) >= enough * (len(faults) - len(found["equivalent"])):
+                found["unnoticed"].append(f"{number}: {fault}")
+                continue
             # The graph knows no clocks.
             clock = "-port CLK" in fault
             verdict = _UNKNOWN if clock else compare(design, _PORT, number)

@@ -41,7 +41,7 @@ def some_head(rng: Any, size: int) -> list[int]:
 
 
 @cocotb.test()
-@many_values(2000, only=lambda: parameters()["head_max"] == 64)
+@many_values(2600, only=lambda: parameters()["head_max"] == 64)
 async def norms(dut: Any) -> None:
     rng = seeded()
     head_max = parameters()["head_max"]
