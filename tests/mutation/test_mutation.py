@@ -18,7 +18,6 @@ from tokenloom.hw.kv.kv_manager import KvManager
 from tokenloom.hw.kv.page_table import PageTable
 from tokenloom.hw.ring.ring_steps import RingSteps
 from tokenloom.hw.sequencer.isa import Unit
-from tokenloom.hw.sequencer.pass_control import PassControl
 from tokenloom.hw.sequencer.tape_control import TapeControl
 from tokenloom.hw.sequencer.unit_queue import UnitQueue
 from tokenloom.sim.ring_system import RingSystem
@@ -30,15 +29,6 @@ MANAGER = {"slots": 4, "pages": 14, "positions": 128, "page_tokens": 16}
 TABLE = {"slots": 3, "pages": 20, "slot_pages": 3, "sequence_pages": 11}
 QUEUE = {"unit": int(Unit.SOFTMAX), "depth": 9, "chunks": True}
 CODES = {"kv_bits": 8, "tag_bits": 5}
-PASSES = {
-    "rows": 32,
-    "columns": 4,
-    "vocab_bits": 5,
-    "slot_bits": 2,
-    "page_tokens": 16,
-    "pages_max": 1063,
-    "positions": 17000,
-}
 TAPE = {
     "depth": 16,
     "columns": 4,
@@ -103,13 +93,6 @@ CONTROL = [
         lambda: (UnitQueue(**{**QUEUE, "unit": Unit(QUEUE["unit"])}), None),
         "tests.hw.sequencer.test_unit_queue",
         QUEUE,
-    ),
-    (
-        "pass_control",
-        COUNT,
-        lambda: (PassControl(**PASSES), None),
-        "tests.hw.sequencer.test_pass_control",
-        {**PASSES, "requests": 80},
     ),
     (
         "tape_control",

@@ -61,7 +61,9 @@ def settings_of(rng: Any, most: int, entries: int) -> Settings:
         ends = {"power_mantissa": 16, "power_shift": 6, "up": 16, "down": 16, "top_p": 16}
         name = rng.choice(list(ends))
         value = 62 if name == "power_shift" else rng.choice((1, (1 << ends[name]) - 1))
-        settings = Settings(**{**vars(settings), name: value})
+        # A cut-off cuts in a list.
+        count = max(1, settings.count) if name == "top_p" else settings.count
+        settings = Settings(**{**vars(settings), "count": count, name: value})
     return settings
 
 
