@@ -1,4 +1,4 @@
-"""Logic and clock of every block of the catalog: small instances, by open tools."""
+"""Logic and clock of every block of the catalog: small instances, by open tools; a card's fill."""
 
 from __future__ import annotations
 
@@ -52,3 +52,27 @@ def _fmax(spec: BlockSpec) -> Callable[[], Figure]:
 for _spec in block_specs().values():
     _row(f"luts_{_spec.name}", "LUTs", how="Yosys estimate")(_luts(_spec))
     _row(f"fmax_{_spec.name}", "MHz", how="place and route")(_fmax(_spec))
+
+
+@_row("fit_u280", "% of the fullest resource, card or die", "<= 85 %", how="Yosys estimate")
+def fit_u280() -> Figure:
+    """The preset's chip on its card, by the saved estimate of every block (docs/resources.md)."""
+    from tokenloom.host.synth.fit import COMFORT, fit
+    from tokenloom.host.synth.project import TOP
+    from tokenloom.hw.config import load
+    from tokenloom.sim.simulator import SIMULATED, kernel_verilog
+
+    hardware = load("u280")
+    found = fit(kernel_verilog(hardware, SIMULATED), TOP, hardware)
+    parts = {"card": found.shares(), **{f"SLR{d}": s for d, s in found.die_shares().items()}}
+    fullest = ", ".join(
+        f"{part} {max(shares.values()):.0%} ({max(shares, key=lambda kind: shares[kind])})"
+        for part, shares in parts.items()
+    )
+    not_now = len(found.older) + len(found.unknown)
+    return Figure(
+        value=100 * found.fullest,
+        detail=f"after the shell: {fullest}; of {len(found.blocks)} blocks {not_now} without an "
+        "estimate of their text as it is",
+        ok=found.fullest <= COMFORT and not not_now,
+    )
