@@ -68,7 +68,7 @@ def settings_of(rng: Any, most: int, entries: int) -> Settings:
 
 
 @cocotb.test()
-@many_values(250 * 100)
+@many_values(20_000)
 async def choices(dut: Any) -> None:
     rng = seeded()
     given = parameters()
