@@ -57,10 +57,7 @@ def table(hardware: HardwareConfig, texts: dict[str, str]) -> str:
         figures = " | ".join(f"{getattr(resources, key):,.10g}" for key in _NAMES)
         lines.append(f"| {label} |{' |' * len(found.die_blocks)} | {figures} | |")
     lines += ["", f"| part | {head} |", "|---|" + "---|" * len(_NAMES)]
-    for label, shares in (
-        ("card", found.shares()),
-        *((f"SLR{die}", s) for die, s in found.die_shares().items()),
-    ):
+    for label, shares in found.parts().items():
         lines.append(f"| {label} | " + " | ".join(f"{shares.get(k, 0):.0%}" for k in _NAMES) + " |")
     without = ", without the blocks marked ?" if found.unknown else ""
     lines += [

@@ -64,10 +64,9 @@ def fit_u280() -> Figure:
 
     hardware = load("u280")
     found = fit(kernel_verilog(hardware, SIMULATED), TOP, hardware)
-    parts = {"card": found.shares(), **{f"SLR{d}": s for d, s in found.die_shares().items()}}
     fullest = ", ".join(
         f"{part} {max(shares.values()):.0%} ({max(shares, key=lambda kind: shares[kind])})"
-        for part, shares in parts.items()
+        for part, shares in found.parts().items()
     )
     not_now = len(found.older) + len(found.unknown)
     return Figure(

@@ -198,10 +198,15 @@ class Fit:
         """Die -> resource -> the share of it that is used."""
         return {die: _shares(used, left) for die, (used, left) in self.dies.items()}
 
+    def parts(self) -> dict[str, dict[str, float]]:
+        """The card and each die, by name -> resource -> the share of it that is used."""
+        dies = {f"SLR{die}": shares for die, shares in self.die_shares().items()}
+        return {"card": self.shares(), **dies}
+
     @property
     def fullest(self) -> float:
         """The largest share, of the card and of each die."""
-        return max(v for s in (self.shares(), *self.die_shares().values()) for v in s.values())
+        return max(share for part in self.parts().values() for share in part.values())
 
 
 def _shares(used: Resources, left: Resources) -> dict[str, float]:
