@@ -13,24 +13,9 @@ from typing import Any
 from cocotb.triggers import FallingEdge
 
 from tests.hw.many import start_clock
+from tests.hw.words import to_signed
 
 STALLS = (0.0, 0.3, 0.7)
-
-
-def signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> (bits - 1) else value
-
-
-def pack(values: Any, bits: int) -> int:
-    """The values side by side, the first one lowest."""
-    mask = (1 << bits) - 1
-    data = b"".join((int(v) & mask).to_bytes(bits // 8, "little") for v in values)
-    return int.from_bytes(data, "little")
-
-
-def unpack(word: int, bits: int, count: int) -> list[int]:
-    """The signed values that lie side by side in `word`."""
-    return [signed(word >> (bits * i) & ((1 << bits) - 1), bits) for i in range(count)]
 
 
 class Belt:
@@ -86,7 +71,7 @@ class Belt:
         found = {}
         for name, bits in self.outputs.items():
             value = int(getattr(self.dut, name).value)
-            found[name] = signed(value, -bits) if bits < 0 else value
+            found[name] = to_signed(value, -bits) if bits < 0 else value
         return found
 
     async def next(self) -> dict[str, int]:

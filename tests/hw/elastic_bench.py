@@ -11,11 +11,9 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-import cocotb
-from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, RisingEdge
 
-__all__ = ["Receiver", "Sender", "reset", "tick"]
+__all__ = ["Receiver", "Sender", "tick"]
 
 Item = dict[str, int]
 
@@ -83,17 +81,6 @@ class Receiver:
         self._kept = None if self._ready else item
         if item is not None and self._ready:
             self.found.append((now, item))
-
-
-async def reset(dut: Any, inputs: Iterable[str]) -> None:
-    """Start the clock, all of `inputs` low."""
-    cocotb.start_soon(Clock(dut.clk, 10, "ns").start())
-    for name in inputs:
-        getattr(dut, name).value = 0
-    dut.rst.value = 1
-    for _ in range(3):
-        await FallingEdge(dut.clk)
-    dut.rst.value = 0
 
 
 async def tick(dut: Any, now: int, *ends: Sender | Receiver) -> int:

@@ -9,8 +9,8 @@ from amaranth.hdl import Module
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import FallingEdge
 
-from tests.hw.belt_bench import signed
-from tests.hw.many import start_clock
+from tests.hw.clocked import begin
+from tests.hw.words import pack, unpack
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["SideBySide", "play"]
@@ -62,11 +62,8 @@ async def play(dut, rng, inputs, outputs, beats, *, latency, stall=0.1):
     shape = next(iter(beats[0].values())).shape
     values, count = shape
     found = {name: np.zeros(shape, dtype=np.int64) for name in outputs}
-    start_clock(dut)
-    dut.in_valid.value = 0
-    dut.rst.value = dut.en.value = 1
-    await FallingEdge(dut.clk)
-    dut.rst.value = 0
+    dut.en.value = 1
+    await begin(dut, ["in_valid"])
     every = (1 << count) - 1
     total = values * len(beats)
     for cycle in range(total + latency - 1):
@@ -76,9 +73,7 @@ async def play(dut, rng, inputs, outputs, beats, *, latency, stall=0.1):
         for name, bits in inputs.items():
             width = abs(bits)
             if name in given:
-                mask, word = (1 << width) - 1, 0
-                for each in reversed(given[name][value].tolist()):
-                    word = word << width | each & mask
+                word = pack(given[name][value], width)
             else:
                 word = rng.getrandbits(width * count)
             getattr(dut, name).value = word
@@ -92,9 +87,6 @@ async def play(dut, rng, inputs, outputs, beats, *, latency, stall=0.1):
         assert int(dut.out_valid.value) == (every if comes else 0), f"cycle {cycle}"
         if comes:
             for name, bits in outputs.items():
-                width, word = abs(bits), int(getattr(dut, name).value)
-                parts = [word >> i * width & (1 << width) - 1 for i in range(count)]
-                found[name][last // len(beats)] = [
-                    signed(part, width) if bits < 0 else part for part in parts
-                ]
+                word = int(getattr(dut, name).value)
+                found[name][last // len(beats)] = unpack(word, abs(bits), count, unsigned=bits > 0)
     return found

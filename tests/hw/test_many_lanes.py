@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.deep import deep
+from tests.hw.many import MANY
 from tests.hw.side_by_side import SideBySide, play
 from tokenloom.hw.array.drain_lane import DrainLane
 from tokenloom.hw.attention.reciprocal import ND_BITS, Reciprocal
@@ -92,7 +93,7 @@ async def values(dut: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit, values", [("drain", 20_000), *(deep(unit, 10**6, id=unit) for unit in UNITS)]
+    "unit, values", [("drain", 20_000), *(deep(unit, MANY, id=unit) for unit in UNITS)]
 )
 def test_many_lanes(unit: str, values: int) -> None:
     block = SideBySide(UNITS[unit], LANES)

@@ -34,6 +34,7 @@ __all__ = ["Mutants", "mutate"]
 _PORT = "mutant"
 # A test that failed is enough: the bench's other ones need not run.
 _FAILED = re.compile(r"cocotb\.regression .* failed$")
+_KINDS = ("equivalent", "alike", "survived", "unnoticed")
 _FOREVER = 3600.0
 _UNKNOWN = Verdict(proved=False, differs=None, cycles=0)
 
@@ -73,7 +74,7 @@ class Mutants:
             f"{len(self.equivalent)} equivalent, {len(self.unnoticed)} not looked into: "
             f"{self.share:.1%}"
         ]
-        for name in ("equivalent", "alike", "survived", "unnoticed"):
+        for name in _KINDS:
             lines += [f"{name}: {fault}" for fault in getattr(self, name)]
         return "\n".join(lines)
 
@@ -152,8 +153,7 @@ def mutate(
             top: _chooser(block, width),
         }
         killed = _play(whole.module_name, chosen, module, parameters, len(faults), told)
-        kinds = ("equivalent", "alike", "survived", "unnoticed")
-        found: dict[str, list[str]] = {kind: [] for kind in kinds}
+        found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
         unnoticed = [number for number in range(1, len(faults) + 1) if number not in killed]
         if unnoticed:
             design = machine(f"read_rtlil whole.il\nscript mutate.ys\nhierarchy -top {top}", folder)

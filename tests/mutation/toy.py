@@ -7,7 +7,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import FallingEdge
 
-from tests.hw.memory.test_tape_reader import begin
+from tests.hw.clocked import begin
 from tokenloom.hw.verilog.block import Block
 from tokenloom.sim.bench import parameters
 

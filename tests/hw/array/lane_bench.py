@@ -12,6 +12,7 @@ from typing import Any
 from cocotb.triggers import FallingEdge
 
 from tests.hw.many import start_clock
+from tests.hw.words import to_signed
 
 Item = dict[str, int]
 
@@ -27,10 +28,6 @@ def spread(items: list[Item], rng: random.Random, gap: float) -> list[Item | Non
             cycles.append(None)
         cycles.append(item)
     return cycles
-
-
-def to_signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> (bits - 1) else value
 
 
 class Lane:

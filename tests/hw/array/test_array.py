@@ -18,7 +18,8 @@ from amaranth.hdl import Module
 from amaranth.lib.wiring import In, Out
 
 from tests.deep import deep
-from tests.hw.belt_bench import STALLS, Belt, pack, signed
+from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.words import pack, to_signed
 from tokenloom.compiler.quantise import QTensor
 from tokenloom.hw.array.array import Array
 from tokenloom.hw.array.array_control import ArrayControl
@@ -492,7 +493,7 @@ class Player:
         name = "acc" if len(sums) == 1 and shape.drain != 1 else "wide"
         values = row_fields(found, ("acc", "wide"), r, shape.rows, dut)[name]
         for i, value in enumerate(sums):
-            assert signed(values >> 64 * i & ((1 << 64) - 1), 64) == int(value), (now, r, i)
+            assert to_signed(values >> 64 * i & ((1 << 64) - 1), 64) == int(value), (now, r, i)
         self.values += len(sums)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import cocotb
 import pytest
 
-from tests.hw.attention.attention_bench import STALLS, Belt, pack
+from tests.hw.attention.attention_bench import STALLS, Belt
 from tests.hw.many import many_values
+from tests.hw.words import pack
 from tokenloom.hw.array.dot_element import DotElement
 from tokenloom.sim.bench import parameters, run_block, seeded
 

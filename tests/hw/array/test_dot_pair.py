@@ -15,8 +15,9 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles
 
 from tests.hw.array.test_dot_element import W_PEAK, X_PEAK
-from tests.hw.attention.attention_bench import STALLS, Belt, pack
+from tests.hw.attention.attention_bench import STALLS, Belt
 from tests.hw.many import many_values
+from tests.hw.words import pack
 from tokenloom.hw.array import packing
 from tokenloom.hw.array.dot_pair import DotPair
 from tokenloom.hw.array.multiplier import Dsp48e2, fabric_product

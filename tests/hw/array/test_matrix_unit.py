@@ -11,7 +11,8 @@ import pytest
 
 from tests.deep import deep
 from tests.hw.array.test_array import pack9
-from tests.hw.belt_bench import STALLS, Belt, pack, signed
+from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.words import pack, to_signed
 from tokenloom.compiler.quantise import QTensor
 from tokenloom.hw.array.matrix_unit import MatrixUnit
 from tokenloom.hw.array.serial_element import SerialElement
@@ -125,7 +126,7 @@ async def products(dut: Any) -> None:
             for r in range(rows):
                 if found["out_valid"] >> r & 1:
                     n = found["out_index"] >> 20 * r & ((1 << 20) - 1)
-                    acc = signed(found["acc"] >> 64 * r & ((1 << 64) - 1), 64)
+                    acc = to_signed(found["acc"] >> 64 * r & ((1 << 64) - 1), 64)
                     assert acc == one.sums[r, n], (number, r, n)
                     values += 1
                     if r == 0:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.words import pack
 from tokenloom.hw.array.operand_buffer import OPERAND_SUM, OperandBuffer
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -18,10 +19,6 @@ INPUTS = (
     "read_addr read_values read_digit read_mask"
 ).split()
 CORNERS = (-256, 255, 0, -1)
-
-
-def join(values: Any, bits: int) -> int:
-    return sum((int(v) & ((1 << bits) - 1)) << bits * i for i, v in enumerate(values))
 
 
 @cocotb.test()
@@ -100,7 +97,7 @@ async def reads_and_writes(dut: Any) -> None:
                 codes = [rng.choice((*CORNERS, rng.randrange(-256, 256))) for _ in range(32)]
                 sx = rng.randrange(formats.ACTIVATION_SHIFT_MAX + 1)
                 total = sum(codes)
-                item |= {"we": 1, "addr": addr, "codes": join(codes, 9), "sx": sx, "sum": total}
+                item |= {"we": 1, "addr": addr, "codes": pack(codes, 9), "sx": sx, "sum": total}
                 item["sum"] &= (1 << formats.SUM_BITS) - 1
                 operands[addr] = {
                     "x_codes": item["codes"], "x_shift": sx, "x_sum": item["sum"]
@@ -118,12 +115,12 @@ async def reads_and_writes(dut: Any) -> None:
                 high, low = formats.prob_split(probs)
                 sx = int(shift)
                 item |= {
-                    "p_we": 1, "p_addr": addr, "p_hi": join(high, 8), "p_lo": join(low, 8),
+                    "p_we": 1, "p_addr": addr, "p_hi": pack(high, 8), "p_lo": pack(low, 8),
                     "p_sx": sx,
                 }  # fmt: skip
                 digits[addr] = (
-                    {"x_codes": join(high, 9), "x_shift": sx + 8, "x_sum": 0},
-                    {"x_codes": join(low, 9), "x_shift": sx, "x_sum": 0},
+                    {"x_codes": pack(high, 9), "x_shift": sx + 8, "x_sum": 0},
+                    {"x_codes": pack(low, 9), "x_shift": sx, "x_sum": 0},
                 )
                 fresh = True, addr
         belt.drive(**item)

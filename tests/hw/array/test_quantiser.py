@@ -13,6 +13,7 @@ import pytest
 from tests.coverage import Coverage
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
 from tests.hw.many import many_values
+from tests.hw.words import pack
 from tokenloom.hw.array.quantiser import Quantiser
 from tokenloom.hw.kv.kv_pack import pack_codes
 from tokenloom.hw.numbers import formats
@@ -28,10 +29,6 @@ OUTPUTS = {
     "out_sum": -14,
 }
 LOW, HIGH = -(2**31), 2**31 - 1
-
-
-def pack(values: list[int], bits: int) -> int:
-    return sum((value & ((1 << bits) - 1)) << bits * i for i, value in enumerate(values))
 
 
 def corners() -> list[tuple[list[int], int]]:

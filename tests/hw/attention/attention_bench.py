@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from typing import Any
 
 from cocotb.triggers import FallingEdge
@@ -11,21 +10,6 @@ from cocotb.triggers import FallingEdge
 from tests.hw.many import start_clock
 
 STALLS = (0.0, 0.4, 0.7)
-
-
-def pack(values: Iterable[int], bits: int) -> int:
-    """Element i at bits `bits` * i."""
-    word = 0
-    for i, value in enumerate(values):
-        word |= (int(value) & ((1 << bits) - 1)) << bits * i
-    return word
-
-
-def unpack(word: int, bits: int, count: int, *, signed: bool = True) -> list[int]:
-    values = [word >> bits * i & ((1 << bits) - 1) for i in range(count)]
-    if signed:
-        values = [v - (1 << bits) if v >> (bits - 1) else v for v in values]
-    return values
 
 
 class Belt:

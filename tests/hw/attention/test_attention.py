@@ -17,6 +17,7 @@ import pytest
 
 from tests.deep import deep
 from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.words import pack
 from tokenloom.hw.array.array_control import ArrayControl
 from tokenloom.hw.array.row_lane import BLOCK_TAG, Target
 from tokenloom.hw.attention.attention import Attention
@@ -36,12 +37,6 @@ PASS_PORTS = (
     "window",
 )  # fmt: skip
 ROW_PORTS = ("out_index", "out_slot", "out_last", "out_op", "accs")
-
-
-def join(values: Any, bits: int) -> int:
-    """Element i at bits `bits` * i."""
-    mask = (1 << bits) - 1
-    return sum((int(v) & mask) << bits * i for i, v in enumerate(values))
 
 
 class Pass:
@@ -138,7 +133,7 @@ class Pass:
                             "out_slot": slot,
                             "out_last": int(final),
                             "out_op": op,
-                            "accs": self._noise(w) if accs is None else join(accs, 64),
+                            "accs": self._noise(w) if accs is None else pack(accs, 64),
                         }
         self.ended = at + lanes - 1
         return issue
@@ -204,7 +199,7 @@ class Pass:
                     noise &= (1 << 5 * given["columns"]) - 1
                     self.drive[at] |= {
                         "v_we": 1, "v_bank": head & 1, "v_tile": tile, "v_block": block,
-                        "v_shifts": join(part, 5) | noise,
+                        "v_shifts": pack(part, 5) | noise,
                     }  # fmt: skip
             keys_done.append(self.ended + Attention.KEYS_DONE)
             self.want[keys_done[-1]]["keys_done"] = 1
@@ -273,17 +268,17 @@ class Pass:
                         weights = p[head][place][part] << v_shift[head, block, part]
                     codes, shift = formats.prob_quantise(weights)
                     high, low = formats.prob_split(codes)
-                    found["p_hi"].append(join(high, 8))
-                    found["p_lo"].append(join(low, 8))
+                    found["p_hi"].append(pack(high, 8))
+                    found["p_lo"].append(pack(low, 8))
                     found["p_sx"].append(int(shift))
                 addr = number | slot << block_bits | out_bank << block_bits + slot_bits
                 bits = 1 + slot_bits + block_bits
                 self.want[at] |= {
                     "p_we": (1 << given["rows"]) - 1,
-                    "p_addr": join([addr] * given["rows"], bits),
-                    "p_hi": join(found["p_hi"], 256),
-                    "p_lo": join(found["p_lo"], 256),
-                    "p_sx": join(found["p_sx"], 6),
+                    "p_addr": pack([addr] * given["rows"], bits),
+                    "p_hi": pack(found["p_hi"], 256),
+                    "p_lo": pack(found["p_lo"], 256),
+                    "p_sx": pack(found["p_sx"], 6),
                 }
         done = issue + Softmax.latency(self.groups, self.words)
         self.want[done]["soft_done"] = 1
@@ -318,7 +313,7 @@ class Pass:
                 at = issue + Attention.CONTEXT_BLOCK + row * count + i
                 self.want[at] |= {
                     "block_valid": 1,
-                    "block_values": join(values[BLOCK * block : BLOCK * block + BLOCK], 32),
+                    "block_values": pack(values[BLOCK * block : BLOCK * block + BLOCK], 32),
                     "block_tag": tag,
                 }
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect
-from tests.hw.attention.attention_bench import pack
 from tests.hw.many import many_values
+from tests.hw.words import pack
 from tokenloom.hw.attention.context import Context
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded

@@ -8,7 +8,8 @@ from typing import Any
 import cocotb
 import pytest
 
-from tests.hw.attention.attention_bench import STALLS, Belt, pack, unpack
+from tests.hw.attention.attention_bench import STALLS, Belt
+from tests.hw.words import pack, unpack
 from tokenloom.hw.attention.context_buffer import ContextBuffer
 from tokenloom.sim.bench import parameters, run_block, seeded
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
-from tests.hw.attention.attention_bench import pack
 from tests.hw.many import many_values
+from tests.hw.words import pack
 from tokenloom.hw.attention.prob_quantiser import ProbQuantiser
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import run_block, seeded

@@ -10,8 +10,9 @@ import cocotb
 import numpy as np
 import pytest
 
-from tests.hw.attention.attention_bench import STALLS, Belt, pack
+from tests.hw.attention.attention_bench import STALLS, Belt
 from tests.hw.many import many_values
+from tests.hw.words import pack
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded

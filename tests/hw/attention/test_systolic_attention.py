@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.deep import deep
-from tests.hw.belt_bench import STALLS, Belt, pack
+from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.words import pack
 from tokenloom.hw.attention.systolic_attention import SystolicAttention
 from tokenloom.hw.attention.window import first_token
 from tokenloom.hw.numbers import formats as fx
@@ -27,11 +28,6 @@ OUTPUTS = (
     "ready", "will_take", "take", "block_valid", "block_row", "block_index", "block_values",
     "block_last", "saturated",
 )  # fmt: skip
-
-
-def join(values: Any, bits: int) -> int:
-    mask = (1 << bits) - 1
-    return sum((int(v) & mask) << bits * i for i, v in enumerate(values))
 
 
 class Case:
@@ -127,7 +123,7 @@ class Case:
                         {
                             "q_we": 1, "q_row": slot % self.r,
                             "q_addr": slot // self.r * self.blocks + b,
-                            "q_codes": join(self.q[j, i, b], 9),
+                            "q_codes": pack(self.q[j, i, b], 9),
                             "q_shift": int(self.q_shift[j, i, b]),
                         }
                     )  # fmt: skip
@@ -148,10 +144,10 @@ class Case:
                     codes = [int(v) for t in some for v in self.k[t, b]]
                     codes += [noise(8) for _ in range(BLOCK * rest)]
                     shifts = {
-                        name: join([*(int(of[t, b]) for t in some), *(noise(3),) * rest], 5)
+                        name: pack([*(int(of[t, b]) for t in some), *(noise(3),) * rest], 5)
                         for name, of in (("k_shift", self.k_shift), ("v_shift", self.v_shift))
                     }
-                    found.append({"codes": join(codes, 8), **shifts})
+                    found.append({"codes": pack(codes, 8), **shifts})
 
         def values(chunk: range) -> None:
             for b in range(self.blocks):
@@ -163,7 +159,7 @@ class Case:
                             for t in range(start, start + BLOCK):
                                 inside = t < self.tokens and dim < BLOCK
                                 codes.append(int(self.v[t, b, dim]) if inside else noise(8))
-                        found.append({"codes": join(codes, 8)})
+                        found.append({"codes": pack(codes, 8)})
 
         starts = range(0, self.tokens, self.chunk)
         chunks = [range(at, min(at + self.chunk, self.tokens)) for at in starts]

@@ -9,7 +9,8 @@ import cocotb
 import pytest
 
 from tests.deep import deep
-from tests.hw.attention.attention_bench import STALLS, Belt, pack, unpack
+from tests.hw.attention.attention_bench import STALLS, Belt
+from tests.hw.words import pack, unpack
 from tokenloom.hw.attention.v_exponents import VExponents
 from tokenloom.sim.bench import parameters, run_block, seeded
 
@@ -41,7 +42,7 @@ async def memory(dut: Any) -> None:
         for step in range(len(order) + 300):
             out = await belt.next()
             if wanted is not None:
-                assert unpack(out["read_shifts"], 5, width, signed=False) == wanted
+                assert unpack(out["read_shifts"], 5, width, unsigned=True) == wanted
             item: dict[str, int] = {}
             bank = rng.randrange(2)
             token = rng.randrange(tokens_max // width) * width

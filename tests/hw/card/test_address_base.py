@@ -4,7 +4,8 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.card.address_base import AddressBase
 from tokenloom.sim.bench import run_block
 

@@ -6,7 +6,8 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.card.kernel_control import KernelControl
 from tokenloom.hw.card.kernel_map import BASES, CARD_OFFSET, kernel_registers
 from tokenloom.hw.card.register_map import REGISTERS, by_name

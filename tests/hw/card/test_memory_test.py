@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.card.memory_test import Finding, MemoryTest, lane_pattern
 from tokenloom.sim.bench import run_block
 

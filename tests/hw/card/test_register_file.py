@@ -4,7 +4,8 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.card.axi_lite import AxiLite
 from tokenloom.hw.card.register_file import RegisterFile
 from tokenloom.hw.card.register_map import REGISTERS, Access, Field, Register, by_name

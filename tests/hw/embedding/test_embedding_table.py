@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.deep import deep
-from tests.hw.belt_bench import STALLS, Belt, pack, unpack
+from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.words import pack, unpack
 from tokenloom.hw.embedding.embedding_table import EmbeddingTable
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.memory.test_tape_reader import begin, configured, join, read_memory, write_codebook
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured, read_memory, write_codebook
+from tests.hw.words import pack
 from tokenloom.compiler.pack import pack_row, row_bytes
 from tokenloom.hw.embedding.row_reader import RowReader
 from tokenloom.sim.bench import run_block
@@ -67,7 +69,7 @@ def make_rows(rng, *, port_bits, lengths, codebook):
         values = np.array(codebook)[codes] if four else codes
         for b in range(blocks):
             part = values[32 * b : 32 * b + 32]
-            expected.append((join(part, 8), int(scale[b]), int(minimum[b]) if four else 0))
+            expected.append((pack(part, 8), int(scale[b]), int(minimum[b]) if four else 0))
     return image, requests, expected
 
 

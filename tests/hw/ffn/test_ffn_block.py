@@ -11,8 +11,9 @@ import pytest
 from cocotb.triggers import FallingEdge
 
 from tests.deep import deep
-from tests.hw.belt_bench import pack, unpack
-from tests.hw.elastic_bench import Sender, reset, tick
+from tests.hw.clocked import begin
+from tests.hw.elastic_bench import Sender, tick
+from tests.hw.words import pack, unpack
 from tokenloom.compiler.quantise import QTensor
 from tokenloom.hw.ffn.ffn_block import FfnBlock
 from tokenloom.hw.numbers import formats
@@ -93,7 +94,7 @@ async def runs(dut: Any) -> None:
     unit = FfnBlock(**given)
     rows, columns, lanes = given["rows"], given["columns"], given["norm_lanes"]
     gated, activation = given["gated"], given["activation"]
-    await reset(dut, ["x_valid", "r_valid", "start_valid", "w_valid", "read_en", *STILL])
+    await begin(dut, ["x_valid", "r_valid", "start_valid", "w_valid", "read_en", *STILL])
     sender = Sender(dut, "w", ["w_codes", "w_scale", "w_minimum"], rng)
     now = compared = clamped_runs = number = 0
     saturated = 0
@@ -150,11 +151,11 @@ async def runs(dut: Any) -> None:
             dut.w_valid.value = 0
         sender.load(beats(first, columns, npr) + beats(second, columns, npr), gap)
         assert len(sender.items) == unit.beats(width=d, ffn=f)
-        begin = now
+        began = now
         dut.start_valid.value = 1
         strobes = 0
         while True:
-            assert dut.start_ready.value == (now == begin)
+            assert dut.start_ready.value == (now == began)
             now = await tick(dut, now, sender)
             dut.start_valid.value = 0
             # The falling edge shows the cycle that the next tick plays, but for what is driven.
@@ -162,10 +163,10 @@ async def runs(dut: Any) -> None:
             strobes += int(dut.saturated.value)
             if dut.done.value == 1:
                 break
-            assert now - begin < 100 * unit.duration(width=d, ffn=f, rows_used=used), "it hangs"
+            assert now - began < 100 * unit.duration(width=d, ffn=f, rows_used=used), "it hangs"
         if gap == 0.0:
-            assert sender.taken[0] == begin + FfnBlock.FIRST_TAKE
-            assert now - begin == unit.duration(width=d, ffn=f, rows_used=used)
+            assert sender.taken[0] == began + FfnBlock.FIRST_TAKE
+            assert now - began == unit.duration(width=d, ffn=f, rows_used=used)
         assert sender.empty
         saturated += strobes > 0
         for _ in range(2):

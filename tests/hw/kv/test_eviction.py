@@ -5,7 +5,8 @@ import pytest
 from cocotb.triggers import FallingEdge
 
 from tests.deep import DEEP
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.kv.eviction import Eviction
 from tokenloom.hw.kv.eviction_policy import (
     AGE_MAX,

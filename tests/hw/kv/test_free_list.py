@@ -6,7 +6,8 @@ from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.coverage import Coverage
 from tests.deep import deep
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.kv.free_list import FreeList
 from tokenloom.sim.bench import run_block
 

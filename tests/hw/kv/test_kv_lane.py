@@ -9,7 +9,9 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, Timer
 
-from tests.hw.memory.test_tape_reader import begin, configured, join
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
+from tests.hw.words import pack
 from tokenloom.hw.kv.kv_lane import KvLane
 from tokenloom.sim.bench import run_block
 
@@ -61,10 +63,10 @@ async def steps(dut: Any) -> None:
             values |= {
                 "issue": 1, "shifting": int(kind == "shift"), "home": home,
                 "is_v": rng.getrandbits(1) if kind == "shift" else int(kind == "value"),
-                "offset": offset & 1023, "dims_left": left & 2047, "codes": join(codes, 8),
+                "offset": offset & 1023, "dims_left": left & 2047, "codes": pack(codes, 8),
                 "shift": shift,
             }  # fmt: skip
-            after = int(kind != "key"), join(codes, 8)
+            after = int(kind != "key"), pack(codes, 8)
             writes[kind if mine else "none"] += 1
             new = data if mine else None
         elif not groups[0] and groups[1] and rng.random() < 0.3:

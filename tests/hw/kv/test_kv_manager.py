@@ -6,8 +6,9 @@ from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.coverage import Coverage
 from tests.deep import DEEP, deep
+from tests.hw.clocked import begin
 from tests.hw.kv.kv_model import KvModel
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.kv.eviction_policy import MASS_MAX, Weights
 from tokenloom.hw.kv.kv_manager import Answer, KvManager
 from tokenloom.sim.bench import run_block

@@ -7,7 +7,9 @@ import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.deep import deep
-from tests.hw.memory.test_tape_reader import begin, configured, join
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
+from tests.hw.words import pack
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.kv.kv_writer import KvWriter
 from tokenloom.sim.bench import run_block
@@ -148,7 +150,7 @@ async def write(dut, blocks, channels, places, random, *, ideal):
             block = left.popleft()
             for key in ("is_v", "layer", "head", "dim", "token", "page", "shift"):
                 getattr(dut, f"block_{key}").value = int(block[key])
-            dut.block_codes.value = join(block["codes"], 8)
+            dut.block_codes.value = pack(block["codes"], 8)
         await RisingEdge(dut.clk)
         await FallingEdge(dut.clk)
         for _ in range(len(incomplete)):

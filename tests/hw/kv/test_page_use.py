@@ -5,7 +5,8 @@ import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.deep import DEEP, deep
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.kv.eviction_policy import AGE_MAX, FREQUENCY_MAX, MASS_MAX, PageState
 from tokenloom.hw.kv.page_use import PageUse
 from tokenloom.sim.bench import run_block

@@ -5,7 +5,8 @@ import pytest
 from cocotb.triggers import FallingEdge
 
 from tests.deep import deep
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.kv.ref_counts import RefCounts, RefOp
 from tokenloom.sim.bench import run_block
 

@@ -8,9 +8,9 @@ from typing import Any
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
 
+from tests.hw.clocked import begin
 from tests.hw.memory.test_tape_reader import (
     Tape,
-    begin,
     configured,
     drive_commands,
     read_memory,

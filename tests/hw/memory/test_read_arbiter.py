@@ -7,7 +7,8 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin, reset
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.memory.read_arbiter import ReadArbiter
 from tokenloom.sim.axi_bench import AxiMemory
 from tokenloom.sim.bench import run_block
@@ -114,7 +115,7 @@ async def a_burst_fails_for_good(dut):
     image = bytes(rng.integers(0, 256, 1 << 14, dtype="u1"))
     await begin(dut, INPUTS)
     for times in (RETRIES, RETRIES + 1, -1):
-        await begin_again(dut)
+        await reset(dut, INPUTS)
         memory = served(dut, word, image, error_address=0x0A00 + word, error_times=times)
         got, asked = [], deque([0x0800, 0x0A00, 0x0C00, 0x0E00])
         dut.tape_r_ready.value = 1
@@ -149,7 +150,7 @@ async def halt_drains(dut):
     image = bytes(rng.integers(0, 256, 1 << 14, dtype="u1"))
     await begin(dut, INPUTS)
     for wait in (1, 3, 20, 45, 60, 90):
-        await begin_again(dut)
+        await reset(dut, INPUTS)
         memory = served(dut, word, image, error_rate=0.1)
         dut.tape_ar_valid.value = dut.tape_r_ready.value = 1
         dut.tape_ar_addr.value = 0x200
@@ -167,16 +168,6 @@ async def halt_drains(dut):
             await FallingEdge(dut.clk)
         assert first < 600 and memory.memory.counters().reads == count
         memory.stop()
-
-
-async def begin_again(dut):
-    """Inputs at zero and a reset, under a running clock."""
-    for name in INPUTS:
-        getattr(dut, name).value = 0
-    dut.rst.value = 1
-    for _ in range(3):
-        await FallingEdge(dut.clk)
-    dut.rst.value = 0
 
 
 @cocotb.test()

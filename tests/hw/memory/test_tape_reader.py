@@ -5,10 +5,11 @@ import dataclasses
 import cocotb
 import numpy as np
 import pytest
-from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.deep import deep
+from tests.hw.clocked import begin
+from tests.hw.words import pack
 from tokenloom.compiler.pack import pack_codes, pack_weights, weights_bytes
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.memory.tape_format import TapeKind
@@ -30,29 +31,10 @@ def read_memory(dut, image, *, word, ideal):
     return memory
 
 
-async def begin(dut, inputs):
-    """Clock and reset, the named inputs at zero."""
-    for name in inputs:
-        getattr(dut, name).value = 0
-    dut.rst.value = 1
-    Clock(dut.clk, 10, "ns").start()
-    for _ in range(3):
-        await FallingEdge(dut.clk)
-    dut.rst.value = 0
-
-
 INPUTS = (
     "cmd_valid cmd_kind cmd_addr cmd_addr2 cmd_blocks cmd_dim_blocks cfg_we cfg_addr cfg_data "
     "ar_ready r_valid r_data beat_take"
 ).split()
-
-
-def join(values, bits):
-    """Values side by side, the first lowest."""
-    mask, result = (1 << bits) - 1, 0
-    for i, value in enumerate(values):
-        result |= (int(value) & mask) << (bits * i)
-    return result
 
 
 class Tape:
@@ -77,10 +59,10 @@ class Tape:
             part = slice(i, i + self.bpb)
             self.beats.append(
                 (
-                    join(codes[part].reshape(-1), 8),
-                    join(scale[part], 16),
-                    join(minimum[part], 16),
-                    join(v_shift[part], 5),
+                    pack(codes[part].reshape(-1), 8),
+                    pack(scale[part], 16),
+                    pack(minimum[part], 16),
+                    pack(v_shift[part], 5),
                     pow2,
                 )
             )

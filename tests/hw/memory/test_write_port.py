@@ -6,7 +6,8 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin, reset
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.memory.write_port import WritePort
 from tokenloom.sim.axi_bench import AxiMemory
 from tokenloom.sim.bench import run_block
@@ -21,15 +22,6 @@ def served(dut, word, image, **more):
     memory = AxiMemory(dut, profile, 7, image, beat_bytes=word, writes=WRITES)
     memory.start()
     return memory
-
-
-async def restart(dut):
-    for name in INPUTS:
-        getattr(dut, name).value = 0
-    dut.rst.value = 1
-    for _ in range(3):
-        await FallingEdge(dut.clk)
-    dut.rst.value = 0
 
 
 async def write_all(dut, writes, random, rate=0.8, most=50_000):
@@ -83,7 +75,7 @@ async def writes_land_in_order(dut):
     image = bytes(rng.integers(0, 256, SIZE, dtype="u1"))
     await begin(dut, INPUTS)
     for rate in (0.0, 0.05):
-        await restart(dut)
+        await reset(dut, INPUTS)
         memory = served(dut, word, image, error_rate=rate)
         writes = some_writes(random, rng, word, 250)
         assert await write_all(dut, writes, random) == len(writes)
@@ -101,7 +93,7 @@ async def a_write_fails_for_good(dut):
     image = bytes(SIZE)
     await begin(dut, INPUTS)
     for times in (RETRIES, RETRIES + 1, -1):
-        await restart(dut)
+        await reset(dut, INPUTS)
         memory = served(dut, word, image, error_address=0x400 + 5, error_times=times)
         writes = [(a, bytes([1 + i]) * word, 3) for i, a in enumerate((0, 0x200, 0x400, 0x600))]
         done = await write_all(dut, writes, random, rate=1.0, most=3000)
@@ -123,7 +115,7 @@ async def halt_completes_what_is_shown(dut):
     word = given["port_bits"] // 8
     await begin(dut, INPUTS)
     for wait in (1, 2, 3, 5, 20, 40):
-        await restart(dut)
+        await reset(dut, INPUTS)
         memory = served(dut, word, bytes(SIZE), busy=0.7, error_rate=0.2)
         dut.in_valid.value, dut.in_strobe.value, dut.in_addr.value = 1, 1, word
         for _ in range(wait):

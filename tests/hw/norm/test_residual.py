@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tests.deep import deep
-from tests.hw.belt_bench import STALLS, Belt, pack, unpack
+from tests.hw.belt_bench import STALLS, Belt
 from tests.hw.many import many_values
+from tests.hw.words import pack, unpack
 from tokenloom.hw.norm.residual import Residual
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded

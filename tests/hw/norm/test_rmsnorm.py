@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.deep import deep
-from tests.hw.belt_bench import STALLS, Belt, pack, unpack
+from tests.hw.belt_bench import STALLS, Belt
+from tests.hw.words import pack, unpack
 from tokenloom.hw.norm import layer_norm as golden
 from tokenloom.hw.norm.rmsnorm import RmsNorm
 from tokenloom.hw.numbers import formats

@@ -11,9 +11,10 @@ import pytest
 from cocotb.triggers import FallingEdge
 
 from tests.deep import deep
-from tests.hw.belt_bench import pack, unpack
-from tests.hw.elastic_bench import Receiver, Sender, reset, tick
+from tests.hw.clocked import begin
+from tests.hw.elastic_bench import Receiver, Sender, tick
 from tests.hw.norm.test_rmsnorm import streams
+from tests.hw.words import pack, unpack
 from tokenloom.hw.norm.layer_norm import layer_norm, layer_norm_sums
 from tokenloom.hw.norm.rmsnorm_unit import RmsNormUnit
 from tokenloom.hw.numbers import formats
@@ -48,7 +49,7 @@ async def vectors(dut: Any) -> None:
     names = ["in_valid", "out_ready", "cfg_we", "words", "eps"]
     names += ["bias_we", "count"] if given["layer_norm"] else []
     names += ["floor"] if given["quantise"] else []
-    await reset(dut, names)
+    await begin(dut, names)
     given_out = ("out_codes", "out_sx", "out_sum") if given["quantise"] else (
         "out_values", "out_saturated")  # fmt: skip
     sender = Sender(dut, "in", ["in_values"], rng)

@@ -9,7 +9,8 @@ import pytest
 from amaranth.hdl import Const, Module, Signal, signed
 from amaranth.lib.wiring import In, Out
 
-from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread, to_signed
+from tests.hw.array.lane_bench import STALLS, Item, Lane, expect, spread
+from tests.hw.words import to_signed
 from tokenloom.hw.numbers.arith import bit_length, or_tree, round_shift, sat32, sum_tree
 from tokenloom.hw.verilog.block import Block
 from tokenloom.sim.bench import run_block, seeded

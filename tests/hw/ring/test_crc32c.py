@@ -4,7 +4,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge
 
-from tests.hw.memory.test_tape_reader import begin
+from tests.hw.clocked import begin
 from tokenloom.hw.ring.crc32c import Crc32c, crc32c, crc_of_bits, crc_shares
 from tokenloom.sim.bench import parameters, run_block, seeded
 

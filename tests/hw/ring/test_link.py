@@ -5,7 +5,7 @@ import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.coverage import Coverage
-from tests.hw.memory.test_tape_reader import begin
+from tests.hw.clocked import begin
 from tests.hw.ring.link_pair import WIRE, LinkPair
 from tokenloom.hw.ring.frame import SEQ_BITS, payload, status
 from tokenloom.hw.ring.link_rx import LinkRx

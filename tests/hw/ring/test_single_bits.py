@@ -4,25 +4,23 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge
 
-from tests.hw.memory.test_tape_reader import begin
-from tokenloom.hw.ring.crc32c import crc_of_bits
-from tokenloom.hw.ring.frame import SEQ_BITS, Kind, payload, status
+from tests.hw.clocked import begin
+from tokenloom.hw.ring.crc32c import CRC_BITS, crc_of_bits
+from tokenloom.hw.ring.frame import SEQ_BITS, TAG_BITS, WORD_BITS, Kind, payload, status
 from tokenloom.hw.ring.link_rx import LinkRx
 from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.sim.bench import parameters, run_block, seeded
-
-SIZES = {"word_bits": 512, "tag_bits": 4}
 
 
 def frame(layout, **fields):
     """A frame with its CRC, and how many bits it has."""
     bits = layout.size
     value = layout.const(fields).as_value().value
-    return value | crc_of_bits(value, bits) << bits, bits + 32
+    return value | crc_of_bits(value, bits) << bits, bits + CRC_BITS
 
 
 async def receives(dut):
-    random, layout = seeded(), payload(**SIZES)
+    random, layout = seeded(), payload()
     await begin(dut, ["in_valid", "in_frame", "out_ready", "status_ready", "watch", "stop"])
     dut.out_ready.value = dut.status_ready.value = 1
     words = []
@@ -36,7 +34,7 @@ async def receives(dut):
 
     sent, bit, size = [], 0, 1
     while bit < size:
-        word, tag = random.getrandbits(512), random.getrandbits(4)
+        word, tag = random.getrandbits(WORD_BITS), random.getrandbits(TAG_BITS)
         seq = len(sent) % (1 << SEQ_BITS)
         good, size = frame(layout, kind=Kind.DATA, tag=tag, seq=seq, word=word)
         for value in (good ^ 1 << bit, good):
@@ -93,7 +91,10 @@ async def no_single_bit_passes(dut):
 
 @pytest.mark.parametrize("end", ["rx", "tx"])
 def test_single_bits(end):
-    most = {"window": 8, "credits": 16, "timeout": 1 << 14, "patience": 1 << 14}
-    rx = {**SIZES, "credits": 16, "patience": 1 << 14}
-    block = LinkRx(**rx) if end == "rx" else LinkTx(**SIZES, **most)
-    run_block(block, __name__, parameters={"end": end, "window": most["window"]})
+    both = {"credits": 16, "patience": 1 << 14}
+    window = 8
+    if end == "rx":
+        block = LinkRx(**both)
+    else:
+        block = LinkTx(**both, window=window, timeout=1 << 14)
+    run_block(block, __name__, parameters={"end": end, "window": window})

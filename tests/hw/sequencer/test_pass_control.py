@@ -11,7 +11,8 @@ import pytest
 from cocotb.triggers import FallingEdge, Timer
 
 from tests.deep import deep
-from tests.hw.memory.test_tape_reader import begin, configured
+from tests.hw.clocked import begin
+from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.sequencer.pass_control import EOS_IDS, PassControl
 from tokenloom.hw.sequencer.tape_control import PASS_BITS
 from tokenloom.sim.bench import run_block
@@ -21,6 +22,7 @@ INPUTS = (
     "prompt_token begin_ready kv_done kv_full release_ready lookup_page fetch_ready embedding_base "
     "embedding_stride vocab en over tokens broken quiet cancel"
 ).split()
+SHORT = 40  # tokens of a prompt that is cut off, at most
 PATIENCE = 500  # cycles until the next thing has to happen
 
 
@@ -237,7 +239,7 @@ async def requests(dut: Any) -> None:
         bench.rate = (1.0, 0.7, 0.3)[number % 3]
         passes, refused = await request(bench, passes=passes)
         failed += refused
-    assert 3 < failed < given["requests"]
+    assert 3 < failed < given["requests"] // 2
     assert passes > given["requests"]
 
 
@@ -264,7 +266,7 @@ async def cancelled_requests(dut: Any) -> None:
     dut.vocab.value = 1 << given["vocab_bits"]
     for number in range(given["requests"]):
         bench.rate = (1.0, 0.7, 0.3)[number % 3]
-        most = min(40, given["positions"])
+        most = min(SHORT, given["positions"])
         length, slot = rng.randrange(1, most + 1), rng.getrandbits(len(dut.req_slot))
         bench.prompt.extend(rng.randrange(1 << given["vocab_bits"]) for _ in range(length))
         bench.outputs, bench.failures, bench.over = [], 0, 1
@@ -346,7 +348,7 @@ async def unknown_ids(dut: Any) -> None:
     refused = 0
     for number in range(given["requests"]):
         bench.rate = (1.0, 0.7, 0.3)[number % 3]
-        length = rng.randrange(1, min(40, given["positions"]) + 1)
+        length = rng.randrange(1, min(SHORT, given["positions"]) + 1)
         slot, wrong = rng.getrandbits(len(dut.req_slot)), rng.randrange(length)
         prompt = [rng.randrange(vocab) for _ in range(length)]
         prompt[wrong] = rng.choice((vocab, vocab + 1, 1 << 31, (1 << 32) - 1))

@@ -13,6 +13,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, Timer
 
 from tests.deep import deep
+from tests.hw.clocked import reset
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.memory.tape_format import TapeKind
 from tokenloom.hw.sequencer import isa
@@ -150,12 +151,7 @@ async def play(
         head_size=given["head_size"], kv_heads=HEADS, layers=LAYERS + rng.randrange(10 * LAYERS),
     )  # fmt: skip
     word = layout.port_bits // 8
-    for name in INPUTS:
-        getattr(dut, name).value = 0
-    dut.rst.value = 1
-    for _ in range(3):
-        await FallingEdge(dut.clk)
-    dut.rst.value = 0
+    await reset(dut, INPUTS)
     per_chunk = given["chunk_tokens"] // layout.page_tokens
     chunks = -(-given["pages_max"] // per_chunk) if per_chunk else 1
     program = some_program(rng, layout, given["depth"] - 3, chunks, kinds)
