@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from amaranth.hdl import Module
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import FallingEdge
 
-from tests.hw.clocked import begin
+from tests.hw.clocked import begin, reset
+from tests.hw.many import start_clock
 from tests.hw.words import pack, unpack
 from tokenloom.hw.verilog.block import Block, instance
 
-__all__ = ["SideBySide", "play"]
+__all__ = ["Lanes", "SideBySide", "play", "words"]
 
 
 class SideBySide(Block):
@@ -90,3 +93,89 @@ async def play(dut, rng, inputs, outputs, beats, *, latency, stall=0.1):
                 word = int(getattr(dut, name).value)
                 found[name][last // len(beats)] = unpack(word, abs(bits), count, unsigned=bits > 0)
     return found
+
+
+def words(values: np.ndarray, bits: int) -> list[int]:
+    """What a port of `bits` bits per block holds, cycle by cycle, of an array [cycles, blocks]."""
+    each = (values[..., None] >> np.arange(bits) & 1).astype(np.uint8)
+    rows = np.packbits(each.reshape(len(values), -1), axis=1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in rows]
+
+
+class Lanes:
+    """Drives the blocks of a `SideBySide` in a closed loop, as belt_bench.Belt does with one.
+
+    `drive()` sets the inputs of a belt cycle, `next()` lets it pass; then the outputs are those of
+    the next one. In between the bench stalls at random.
+
+    Parameters
+    ----------
+    inputs, outputs : dict
+        Port name to width, of one block; a negative width is a signed port.
+    strobes : tuple of str
+        Inputs that are low unless driven; all others are noise then.
+    stable : tuple of str
+        Inputs that keep their value until driven again.
+    """
+
+    def __init__(
+        self,
+        dut: Any,
+        rng: random.Random,
+        count: int,
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+        *,
+        strobes: tuple[str, ...],
+        stable: tuple[str, ...] = (),
+    ) -> None:
+        self.dut, self.rng, self.count = dut, rng, count
+        self.inputs, self.outputs = inputs, outputs
+        self.strobes, self.stable = strobes, stable
+        self.stall = 0.0
+        self.every = (1 << count) - 1
+
+    async def reset(self) -> None:
+        start_clock(self.dut)
+        self.dut.en.value = 1
+        await reset(self.dut, self.inputs)
+
+    def drive(self, **given: int | Iterable[Any]) -> None:
+        """The inputs of this belt cycle: the port's word, or a number per block."""
+        for name, bits in self.inputs.items():
+            value = given.get(name)
+            if value is None:
+                if name in self.stable:
+                    continue
+                value = 0 if name in self.strobes else self.rng.getrandbits(abs(bits) * self.count)
+            elif not isinstance(value, int):
+                value = pack(value, abs(bits))
+            getattr(self.dut, name).value = value
+
+    async def next(self) -> None:
+        """One belt cycle."""
+        while self.rng.random() < self.stall:
+            self.dut.en.value = 0
+            await FallingEdge(self.dut.clk)
+        self.dut.en.value = 1
+        await FallingEdge(self.dut.clk)
+
+    def word(self, name: str) -> int:
+        """All that an output holds."""
+        return int(getattr(self.dut, name).value)
+
+    def read(self, name: str) -> list[int]:
+        """An output, block by block."""
+        bits = self.outputs[name]
+        return unpack(self.word(name), abs(bits), self.count, unsigned=bits > 0)
+
+    def same(self, name: str, want: int | Iterable[Any], about: Callable[[int], str]) -> None:
+        """Compare an output with a word or with a number per block; `about` tells of a block."""
+        bits = self.outputs[name]
+        if not isinstance(want, int):
+            want = pack(want, abs(bits))
+        if self.word(name) == want:
+            return
+        wanted = unpack(want, abs(bits), self.count, unsigned=bits > 0)
+        for lane, (one, other) in enumerate(zip(self.read(name), wanted, strict=True)):
+            assert one == other, f"{name} of lane {lane}: {one}, not {other}; {about(lane)}"

@@ -9,7 +9,6 @@ import cocotb
 import numpy as np
 
 from tests.hw.belt_bench import STALLS, Belt
-from tests.hw.many import many_values
 from tokenloom.hw.sampler.candidates import adjust, choose, log_probabilities
 from tokenloom.hw.sampler.noise import SAMPLING, Noise
 from tokenloom.hw.sampler.power_sum import OCTAVE_BITS
@@ -68,7 +67,6 @@ def settings_of(rng: Any, most: int, entries: int) -> Settings:
 
 
 @cocotb.test()
-@many_values(20_000)
 async def choices(dut: Any) -> None:
     rng = seeded()
     given = parameters()

@@ -9,7 +9,6 @@ import cocotb
 import pytest
 
 from tests.hw.belt_bench import STALLS, Belt
-from tests.hw.many import many_values
 from tokenloom.hw.sampler.noise import SAMPLING, Noise
 from tokenloom.hw.sampler.sampler import Sampler
 from tokenloom.hw.sampler.sampling import GREEDY_SCALE, NoiseScale, noise_scale, sample
@@ -51,7 +50,6 @@ def requests(rng: Any) -> list[tuple[NoiseScale, int, int]]:
 
 
 @cocotb.test()
-@many_values(10_000)
 async def tokens(dut: Any) -> None:
     rng = seeded()
     given = parameters()
