@@ -1,7 +1,8 @@
 """`make verify`: every test file with its deep cases, resumable.
 
-Each file runs in a process of its own, several at a time. What has passed with the sources as they
-are is kept in build/verify and not run again, so an interrupted run goes on where it was.
+Each file runs in a process of its own, several at a time, the longest known ones first. What has
+passed is kept in build/verify and not run again while the sources and the tests that the file
+names are as they were, so an interrupted or mended run goes on where it was.
 
     python scripts/verify.py [--again] [--jobs N] [FILE ...]
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -24,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "verify"
 # These decide what a test does; documents and build folders do not.
 SUFFIXES = {".py", ".cpp", ".hpp", ".toml", ".json", ".safetensors"}
+TEST_FILE = re.compile(r"tests/(.*/)?test_\w+\.py$")
+NAMED = re.compile(r"\btests\.[\w.]+")  # imported, or a bench that a simulator is told
+LOOKS_AROUND = re.compile(r"rglob|ls-files")
 TOLD = 40  # lines of a failed file's output
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
@@ -39,23 +44,55 @@ class Result:
     seconds: float
 
 
-def digest() -> str:
-    """Digest of all that git tracks or would track, but documents."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    whole = hashlib.sha256()
-    for name in sorted(listed):
-        path = ROOT / name
-        if path.suffix in SUFFIXES and path.is_file():
-            whole.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()[:16]
+class Sources:
+    """All that git tracks or would track, but documents."""
+
+    def __init__(self) -> None:
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        paths = [ROOT / name for name in sorted(listed)]
+        every = {
+            str(path.relative_to(ROOT)): path.read_bytes()
+            for path in paths
+            if path.suffix in SUFFIXES and path.is_file()
+        }
+        self.tests = {name: text for name, text in every.items() if TEST_FILE.match(name)}
+        self._others = {name: text for name, text in every.items() if name not in self.tests}
+
+    def digest(self, file: str) -> str:
+        """Digest of what decides the result of a test file: all sources, and of the tests itself
+        and those that it names as modules, or all if it looks at the tree.
+        """
+        wanted, found = [file], set()
+        while wanted:
+            name = wanted.pop()
+            if name in found:
+                continue
+            found.add(name)
+            text = self.tests.get(name, b"").decode()
+            wanted += self.tests if LOOKS_AROUND.search(text) else ()
+            for module in NAMED.findall(text):
+                start = module.replace(".", "/")
+                wanted += [other for other in self.tests if other.startswith(start)]
+        whole = hashlib.sha256()
+        for name, content in sorted([*self._others.items(), *((n, self.tests[n]) for n in found)]):
+            whole.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+        return whole.hexdigest()[:16]
 
 
-def run(file: str, folder: Path) -> tuple[Result, str]:
+def known_seconds() -> dict[str, float]:
+    """Seconds that each file took when it passed last."""
+    found: dict[str, float] = {}
+    for path in sorted(KEPT.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        result = Result(**json.loads(path.read_text()))
+        found[result.file] = result.seconds
+    return found
+
+
+def run(file: str, kept: Path) -> tuple[Result, str]:
     """Run a file, unless its result is kept; the output is empty if it is."""
-    kept = folder / f"{file.replace('/', '.')}.json"
     if kept.exists():
         return Result(**json.loads(kept.read_text())), ""
     start = time.monotonic()
@@ -78,7 +115,7 @@ def run(file: str, folder: Path) -> tuple[Result, str]:
         seconds=round(time.monotonic() - start, 1),
     )
     if not failed:
-        folder.mkdir(parents=True, exist_ok=True)
+        KEPT.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps(asdict(result)))
         temporary.replace(kept)
@@ -92,17 +129,19 @@ def main() -> int:
     options.add_argument("--again", action="store_true", help="run what has passed as well")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = options.parse_args()
-    files = given.files or sorted(
-        str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")
-    )
-    folder = KEPT / digest()
+    sources, before = Sources(), known_seconds()
+    files = given.files or sorted(sources.tests)
+    if unknown := set(files) - set(sources.tests):
+        options.error(f"no test file: {', '.join(sorted(unknown))}")
+    files = sorted(files, key=lambda file: -before.get(file, math.inf))
+    kept = {file: KEPT / f"{file.replace('/', '.')}-{sources.digest(file)}.json" for file in files}
     if given.again:
-        for path in folder.glob("*.json"):
-            path.unlink()
+        for path in kept.values():
+            path.unlink(missing_ok=True)
     results: list[Result] = []
     start = time.monotonic()
     with ThreadPoolExecutor(given.jobs) as pool:
-        jobs = [pool.submit(run, file, folder) for file in files]
+        jobs = [pool.submit(run, file, kept[file]) for file in files]
         for number, job in enumerate(as_completed(jobs), 1):
             result, output = job.result()
             results.append(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed
@@ -10,6 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.array.multiplier import Multiplier
+from tokenloom.hw.numbers.arith import sum_tree
 from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS, WEIGHT_BITS
 from tokenloom.hw.verilog.block import Block
 
@@ -23,21 +23,12 @@ __all__ = [
     "check_element",
     "scaled_terms",
     "shifted",
-    "tree_sum",
 ]
 
 MANT_BITS = 12  # signed mantissa of an fp16 scale
 SHIFT_BITS = 5
 X_SHIFT_BITS = 6
 DOT_BITS = WEIGHT_BITS + ACTIVATION_BITS + 5  # 32 products; 2^7 · 2^8 · 2^5 has 22 bits signed
-
-
-def tree_sum(terms: Sequence[Value]) -> Value:
-    """Balanced sum, exact: each level grows by one bit."""
-    level = list(terms)
-    while len(level) > 1:
-        level = [sum(level[i : i + 2][1:], level[i]) for i in range(0, len(level), 2)]
-    return level[0]
 
 
 def check_element(lanes: int, slots: int) -> None:
@@ -193,7 +184,7 @@ class DotElement(Block):
 
         total = Signal(signed(ACC_BITS))
         with m.If(self.stage[3]):
-            m.d.sync += total.eq(tree_sum(terms))
+            m.d.sync += total.eq(sum_tree(terms))
 
         add_accumulators(m, self, "bank_memory", total, self.stage[4], self.acc)
         return m
@@ -212,9 +203,9 @@ class DotElement(Block):
 
         # Stage 0: four products at a time. Stage 1: the block's exact sum.
         quads = [
-            delayed(f"quad{q}", tree_sum([product(i) for i in range(q, q + 4)]), 0)
+            delayed(f"quad{q}", sum_tree([product(i) for i in range(q, q + 4)]), 0)
             for q in range(0, BLOCK, 4)
         ]
-        dot = delayed("dot", tree_sum(quads), 1, signed(DOT_BITS))
+        dot = delayed("dot", sum_tree(quads), 1, signed(DOT_BITS))
 
         return scaled_terms(m, self, b, dot, self.stage)

@@ -14,9 +14,9 @@ from tokenloom.hw.array.dot_element import (
     add_accumulators,
     check_element,
     shifted,
-    tree_sum,
 )
 from tokenloom.hw.array.multiplier import Multiplier, fabric_product
+from tokenloom.hw.numbers.arith import sum_tree
 from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS
 from tokenloom.hw.verilog.block import Block
 
@@ -98,7 +98,7 @@ class DotPair(Block):
         for column in range(self.COLUMNS):
             total = Signal(signed(ACC_BITS), name=f"total{column}")
             with m.If(self.stage[self.LATENCY - 2]):
-                m.d.sync += total.eq(tree_sum(terms[column]))
+                m.d.sync += total.eq(sum_tree(terms[column]))
             acc = self.acc.word_select(column, ACC_BITS)
             add_accumulators(m, self, f"bank_memory{column}", total, self.stage[-1], acc)
         return m
@@ -119,15 +119,15 @@ class DotPair(Block):
 
         lows, highs, borrows = [], [], []
         for q in range(BLOCK * b, BLOCK * (b + 1), packing.SUMMANDS):
-            packed = tree_sum([product(lane) for lane in range(q, q + packing.SUMMANDS)])
+            packed = sum_tree([product(lane) for lane in range(q, q + packing.SUMMANDS)])
             packed = self._register(m, f"quad{q}", packed[: packing.PACKED_BITS].as_signed(), 0)
             low, high, borrow = packing.split(packed)
             lows.append(low)
             highs.append(high)
             borrows.append(borrow)
         dots = []
-        for name, terms in (("low", lows), ("high", [*highs, tree_sum(borrows)])):
-            dot = tree_sum(terms)[:DOT_BITS].as_signed()
+        for name, terms in (("low", lows), ("high", [*highs, sum_tree(borrows)])):
+            dot = sum_tree(terms)[:DOT_BITS].as_signed()
             dots.append(self._register(m, f"{name}_dot_{b}", dot, 1))
         return dots[0], dots[1]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.array.dot_element import X_SHIFT_BITS
 from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK, SUM_BITS
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["OPERAND_BITS", "OPERAND_SUM", "OperandBuffer"]
@@ -102,15 +102,13 @@ class OperandBuffer(Block):
         """Block number `b` of every beat: its memories, and the beat's part at the output."""
         split = self._beat_blocks.bit_length() - 1
         mine = lambda addr: (addr[:split] == b) if split else Const(1, 1)  # noqa: E731
-        operands = Memory(
+        operands = addressed_memory(
             shape=OPERAND_BITS,
-            depth=max(2, self._blocks // self._beat_blocks),
-            init=[],
+            depth=self._blocks // self._beat_blocks,
         )
-        probabilities = Memory(
+        probabilities = addressed_memory(
             shape=2 * DIGIT_BITS + X_SHIFT_BITS,
-            depth=max(2, self._p_blocks // self._beat_blocks),
-            init=[],
+            depth=self._p_blocks // self._beat_blocks,
         )
         suffix = f"_of{b}" if split else ""
         m.submodules[f"operands{suffix}"] = operands

@@ -14,9 +14,9 @@ from tokenloom.hw.array.dot_element import (
     add_accumulators,
     check_element,
     scaled_terms,
-    tree_sum,
 )
 from tokenloom.hw.array.multiplier import Multiplier
+from tokenloom.hw.numbers.arith import sum_tree
 from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS, BLOCK, SUM_BITS, WEIGHT_BITS
 from tokenloom.hw.numbers.words import pick
 from tokenloom.hw.verilog.block import Block
@@ -107,7 +107,7 @@ class SerialElement(Block):
                 )
             )
         running, total = Signal(signed(DOT_BITS)), Signal(signed(DOT_BITS))
-        m.d.comb += total.eq(Mux(self.phase == 0, 0, running) + tree_sum(products))
+        m.d.comb += total.eq(Mux(self.phase == 0, 0, running) + sum_tree(products))
         m.d.sync += running.eq(total)
         whole, dot = Signal(signed(DOT_BITS)), Signal(signed(DOT_BITS))
         with m.If(steps[0]):
@@ -119,6 +119,6 @@ class SerialElement(Block):
         terms = scaled_terms(m, self, 0, dot, steps)
         sums = Signal(signed(ACC_BITS))
         with m.If(steps[3]):
-            m.d.sync += sums.eq(tree_sum(terms))
+            m.d.sync += sums.eq(sum_tree(terms))
         add_accumulators(m, self, "bank_memory", sums, steps[4], self.acc)
         return m

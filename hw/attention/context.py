@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from tokenloom.hw.attention.reciprocal import ND_BITS, Reciprocal
 from tokenloom.hw.numbers.arith import round_shift, sat32
 from tokenloom.hw.numbers.formats import ACC_BITS, DEN_BITS
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["Context"]
@@ -225,8 +226,8 @@ class Context(Block):
     def _add_up(self, m: Module, accs: list[Value], sums: list[Signal]) -> None:
         """`sums` are `accs` with those of the chunks before, one cycle later; kept per slot."""
         words = self._head_max // self._drain
-        m.submodules.chunks = memory = Memory(
-            shape=ACC_BITS * self._drain, depth=max(2, self._slot_groups * words), init=[]
+        m.submodules.chunks = memory = addressed_memory(
+            shape=ACC_BITS * self._drain, depth=self._slot_groups * words
         )
         # Read without a clock: so the latency is the same with and without chunks.
         keep, kept = memory.write_port(), memory.read_port(domain="comb")

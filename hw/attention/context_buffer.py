@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Signal
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.numbers.formats import BLOCK
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["ContextBuffer"]
@@ -75,8 +75,8 @@ class ContextBuffer(Block):
         m = Module()
         words = BLOCK // self._drain
         drop = self._drain.bit_length() - 1
-        m.submodules.memory = memory = Memory(
-            shape=32 * BLOCK, depth=max(2, self._width_max // BLOCK), init=[]
+        m.submodules.memory = memory = addressed_memory(
+            shape=32 * BLOCK, depth=self._width_max // BLOCK
         )
         write = memory.write_port(granularity=32 * self._drain)
         read = memory.read_port()

@@ -17,6 +17,7 @@ from tokenloom.hw.numbers.formats import (
     TOKENS_MAX,
 )
 from tokenloom.hw.numbers.tables import exp2_table
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["Softmax"]
@@ -351,9 +352,7 @@ class Softmax(Block):
         if self._chunks:
             total = Signal(DEN_BITS)
             # What earlier chunks have added up, per slot; one head at a time.
-            m.submodules.sums = sums = Memory(
-                shape=DEN_BITS, depth=max(2, self._slot_groups), init=[]
-            )
+            m.submodules.sums = sums = addressed_memory(shape=DEN_BITS, depth=self._slot_groups)
             keep, kept = sums.write_port(), sums.read_port(domain="comb")
             m.d.comb += [
                 kept.addr.eq(along[5][1]),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.embedding.embedding_lane import EmbeddingLane
 from tokenloom.hw.numbers.arith import sum_tree
 from tokenloom.hw.numbers.formats import BLOCK
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["EmbeddingTable"]
@@ -174,7 +174,7 @@ class EmbeddingTable(Block):
         for copy in range(self._copies):
             words.append([])
             for bank in range(slices):
-                memory = Memory(shape=self.word_bits, depth=max(2, self._vocab), init=[])
+                memory = addressed_memory(shape=self.word_bits, depth=self._vocab)
                 m.submodules[f"bank{copy}_{bank}"] = memory
                 write, read = memory.write_port(), memory.read_port()
                 asking = [copy * slices + (bank - q) % slices for q in range(slices)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["FreeList", "check_pages"]
@@ -77,7 +77,7 @@ class FreeList(Block):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         page_bits = len(self.page)
-        m.submodules.stack = stack = Memory(shape=page_bits, depth=max(2, self._pages), init=[])
+        m.submodules.stack = stack = addressed_memory(shape=page_bits, depth=self._pages)
         read, write = stack.read_port(), stack.write_port()
 
         fresh, stacked = self.fresh, self.stacked

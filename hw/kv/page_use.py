@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.kv.eviction_policy import (
@@ -16,6 +15,7 @@ from tokenloom.hw.kv.eviction_policy import (
     MASS_MAX,
 )
 from tokenloom.hw.kv.free_list import check_pages
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["PageUse"]
@@ -106,7 +106,7 @@ class PageUse(Block):
         layout = data.StructLayout(
             {"stamp": self._stamp, "frequency": FREQUENCY_BITS, "mass": MASS_BITS}
         )
-        m.submodules.records = records = Memory(shape=layout, depth=max(2, self._pages), init=[])
+        m.submodules.records = records = addressed_memory(shape=layout, depth=self._pages)
         read, write = records.read_port(), records.write_port()
 
         # Epochs; pages still to be refreshed, and the next one.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.kv.free_list import check_pages
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["RefCounts", "RefOp"]
@@ -77,7 +77,7 @@ class RefCounts(Block):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits = len(self.was)
-        m.submodules.counts = counts = Memory(shape=bits, depth=max(2, self._pages), init=[])
+        m.submodules.counts = counts = addressed_memory(shape=bits, depth=self._pages)
         read, write = counts.read_port(), counts.write_port()
 
         # Second cycle: the new count is written. A page asked for in that cycle has it by hand.

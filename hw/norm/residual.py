@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.numbers.arith import or_tree, sat32, sum_tree
 from tokenloom.hw.numbers.formats import BLOCK, SS_BITS, TOTAL_BITS
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["Residual"]
@@ -150,9 +150,7 @@ class Residual(Block):
         lane_bits = (self._lanes - 1).bit_length() if self._updates == 1 else 0
         lanes = range(self._updates)
 
-        m.submodules.memory = memory = Memory(
-            shape=32 * self._lanes, depth=max(2, self._words), init=[]
-        )
+        m.submodules.memory = memory = addressed_memory(shape=32 * self._lanes, depth=self._words)
         read = memory.read_port()
         write = memory.write_port(granularity=32)
         m.d.comb += [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amaranth.hdl import Array, Cat, Module, Signal, Value, signed
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.norm.norm_lane import NormLane
@@ -19,6 +18,7 @@ from tokenloom.hw.numbers.formats import (
     SS_BITS,
     TOTAL_BITS,
 )
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["RmsNorm"]
@@ -300,8 +300,8 @@ class RmsNorm(Block):
         m.d.comb += self.data_row.eq(chain[data][2])
 
         # The gains arrive with the residuals.
-        m.submodules.gains = gains = Memory(
-            shape=GAIN_BITS * lanes, depth=max(2, self._norms * self._words), init=[]
+        m.submodules.gains = gains = addressed_memory(
+            shape=GAIN_BITS * lanes, depth=self._norms * self._words
         )
         write, read = gains.write_port(), gains.read_port()
         m.d.comb += [
@@ -385,8 +385,8 @@ class RmsNorm(Block):
         with m.If(chain[data][0]):
             m.d.sync += total.eq(totals[self.data_row])
         m.d.comb += [root.count.eq(count), root.total.eq(totals[picked[: len(self.res_row)]])]
-        m.submodules.biases = biases = Memory(
-            shape=32 * self._lanes, depth=max(2, self._norms * self._words), init=[]
+        m.submodules.biases = biases = addressed_memory(
+            shape=32 * self._lanes, depth=self._norms * self._words
         )
         write, read = biases.write_port(), biases.read_port()
         for stage in range(data, last):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["TokenMask"]
@@ -64,7 +64,7 @@ class TokenMask(Block):
         place_bits = self.WORD.bit_length() - 1
         index = Signal(place_bits + len(self.addr))
         after = Signal.like(index)
-        m.submodules.bits = memory = Memory(shape=self.WORD, depth=max(2, self._words), init=[])
+        m.submodules.bits = memory = addressed_memory(shape=self.WORD, depth=self._words)
         write, read = memory.write_port(), memory.read_port()
         m.d.comb += [
             write.en.eq(self.we),

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
-
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
+from tokenloom.hw.numbers.arith import or_tree, sum_tree
+from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block
 
 __all__ = ["TopList"]
-
-
-def _ones(bits: list[Value]) -> Value:
-    """How many are high."""
-    half = len(bits) // 2
-    return _ones(bits[:half]) + _ones(bits[half:]) if half else bits[0]
 
 
 class TopList(Block):
@@ -90,16 +82,14 @@ class TopList(Block):
         first, last = Signal(bits), Signal(bits, init=end)  # the slots with these ranks
 
         def slot_with(wanted: int) -> Value:
-            found = [Mux(rank[i] == wanted, i, 0) for i in slots]
-            return reduce(or_, found)
+            return or_tree(Mux(rank[i] == wanted, i, 0) for i in slots)
 
-        # One memory that all slots look into, and one of which the first slot alone is read. One
-        # word would have no address.
-        depth = max(2, self._entries)
-        values = Memory(
-            shape=signed(self._value_bits), depth=depth, init=[], attrs={"ram_style": "registers"}
+        # One memory that all slots look into, and one of which the first slot alone is read.
+        depth, width = self._entries, self._value_bits
+        values = addressed_memory(
+            shape=signed(width), depth=depth, attrs={"ram_style": "registers"}
         )
-        pairs = Memory(shape=self._value_bits + self._tag_bits, depth=depth, init=[])
+        pairs = addressed_memory(shape=width + self._tag_bits, depth=depth)
         m.submodules += [values, pairs]
 
         def value_in(slot: int) -> Value:
@@ -113,7 +103,7 @@ class TopList(Block):
             m.d.comb += fits.eq(found)
         # As many stay before the new one.
         new_rank = Signal(range(self._entries + 1))
-        m.d.comb += new_rank.eq(Mux(self.insert, _ones(list(~fits)), self._entries))
+        m.d.comb += new_rank.eq(Mux(self.insert, sum_tree(~fits), self._entries))
         enters = new_rank != self._entries
 
         for memory, data in ((values, self.value), (pairs, Cat(self.value, self.tag))):

@@ -44,7 +44,7 @@ class SideBySide(Block):
         return m
 
 
-async def play(dut, rng, inputs, outputs, beats, *, latency, stall=0.1):
+async def play(dut, rng, inputs, outputs, beats, *, latency, setup=(), stall=0.1):
     """Play values on all blocks in step.
 
     Parameters
@@ -56,6 +56,8 @@ async def play(dut, rng, inputs, outputs, beats, *, latency, stall=0.1):
         not name is noise.
     latency : int
         Belt cycles from a value's last beat to its output.
+    setup : sequence of dict
+        Port name to the word that it holds, for the belt cycles before the first value.
 
     Returns
     -------
@@ -66,7 +68,13 @@ async def play(dut, rng, inputs, outputs, beats, *, latency, stall=0.1):
     values, count = shape
     found = {name: np.zeros(shape, dtype=np.int64) for name in outputs}
     dut.en.value = 1
-    await begin(dut, ["in_valid"])
+    await begin(dut, ["in_valid", *(setup[0] if setup else ())])
+    for given in setup:
+        for name, word in given.items():
+            getattr(dut, name).value = word
+        await FallingEdge(dut.clk)
+    for name in setup[0] if setup else ():
+        getattr(dut, name).value = 0
     every = (1 << count) - 1
     total = values * len(beats)
     for cycle in range(total + latency - 1):

@@ -109,7 +109,8 @@ async def products(dut: Any) -> None:
                     x_shift=int(one.shift[r, b]),
                     x_sum=int(one.x[r, b].sum()) & ((1 << SUM_BITS) - 1),
                 )  # fmt: skip
-                await step_drop(belt, step)
+        await step()
+        belt.drive(we=0)
         found = await step()
         assert found["ready"]
         belt.drive(issue=1, op=one.word)
@@ -136,17 +137,11 @@ async def products(dut: Any) -> None:
         assert at[0] == one.beats - 1 + given["latency"], (at[0], one.beats)
 
 
-async def step_drop(belt: Belt, step: Any) -> None:
-    """End of a write: it has been seen in one step."""
-    await step()
-    belt.drive(we=0)
-
-
 CASES = {
     "serial": dict(columns=4, lanes=1, rows=4, drain=2),
     "serial-8": dict(columns=2, lanes=8, rows=1, drain=1, groups=2, stages=1),
     "packed": dict(columns=4, lanes=64, rows=2, drain=2, packed=True, groups=2, stages=2),
-    "classic": dict(columns=32, lanes=1, rows=32, drain=8),
+    "classic": dict(columns=32, lanes=1, rows=32, drain=8, products=4),
 }
 
 
@@ -155,10 +150,10 @@ CASES = {
 )
 def test_matrix_unit(name: str) -> None:
     values = {"operand_blocks": 64, **CASES[name]}
+    products = values.pop("products", 12)
     block = MatrixUnit(**values)
-    run_block(
-        block, __name__, parameters={**values, "products": 12, "latency": block.latency}
-    )  # fmt: skip
+    more = {"products": products, "latency": block.latency}
+    run_block(block, __name__, parameters={**values, **more})
 
 
 def test_lanes() -> None:

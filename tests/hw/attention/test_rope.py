@@ -11,7 +11,6 @@ import pytest
 
 from tests.deep import deep
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect
-from tests.hw.many import many_values
 from tokenloom.hw.attention.rope import Rope
 from tokenloom.hw.numbers import formats
 from tokenloom.hw.numbers.tables import rope_frequencies, score_factor
@@ -74,7 +73,6 @@ def outputs_of(pair: dict[str, Any], table: list[int]) -> list[tuple[int, int]]:
 
 
 @cocotb.test()
-@many_values(6 * 40 * 64, only=lambda: parameters()["pairs"] == 32)
 async def lane(dut: Any) -> None:
     rng = seeded()
     pairs = parameters()["pairs"]
