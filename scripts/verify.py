@@ -28,6 +28,7 @@ KEPT = ROOT / "build" / "verify"
 SUFFIXES = {".py", ".cpp", ".hpp", ".toml", ".json", ".safetensors"}
 TEST_FILE = re.compile(r"tests/(.*/)?test_\w+\.py$")
 NAMED = re.compile(r"\btests\.[\w.]+")  # imported, or a bench that a simulator is told
+LONG = ("tests/mutation", "tests/drawn", "tests/formal")  # first, while no time is known
 LOOKS_AROUND = re.compile(r"rglob|ls-files")
 TOLD = 40  # lines of a failed file's output
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
@@ -133,7 +134,7 @@ def main() -> int:
     files = given.files or sorted(sources.tests)
     if unknown := set(files) - set(sources.tests):
         options.error(f"no test file: {', '.join(sorted(unknown))}")
-    files = sorted(files, key=lambda file: -before.get(file, math.inf))
+    files.sort(key=lambda file: (-before.get(file, math.inf), not file.startswith(LONG)))
     kept = {file: KEPT / f"{file.replace('/', '.')}-{sources.digest(file)}.json" for file in files}
     if given.again:
         for path in kept.values():
