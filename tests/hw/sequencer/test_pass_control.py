@@ -115,10 +115,13 @@ class Bench:
 
     async def until(self, name: str, **values: int) -> dict[str, int]:
         """The cycle in which output `name` is high."""
-        for _ in range(PATIENCE + 10 * len(self.prompt)):
+        waited, left = 0, len(self.prompt)
+        while waited < PATIENCE:
             found = await self.cycle(**values)
             if found[name]:
                 return found
+            waited = waited + 1 if len(self.prompt) == left else 0
+            left = len(self.prompt)
         raise AssertionError(f"no {name}")
 
     async def answer(self, valid: str, ready: str, full: int = 0) -> dict[str, int]:
