@@ -18,6 +18,7 @@ from tokenloom.hw.kv.kv_manager import KvManager
 from tokenloom.hw.kv.page_table import PageTable
 from tokenloom.hw.ring.ring_steps import RingSteps
 from tokenloom.hw.sequencer.isa import Unit
+from tokenloom.hw.sequencer.pass_control import PassControl
 from tokenloom.hw.sequencer.tape_control import TapeControl
 from tokenloom.hw.sequencer.unit_queue import UnitQueue
 from tokenloom.sim.ring_system import RingSystem
@@ -36,6 +37,15 @@ TAPE = {
     "pages_max": 1 << 13,
     "lookup_latency": 2,
     "chunk_tokens": 1 << 12,
+}
+PASSES = {
+    "rows": 32,
+    "columns": 4,
+    "vocab_bits": 17,
+    "slot_bits": 4,
+    "page_tokens": 16,
+    "pages_max": 1063,
+    "positions": 17000,
 }
 # Words need not be wide for faults of the links' control.
 LINK = {**LIMITS, "word_bits": 16}
@@ -93,6 +103,13 @@ CONTROL = [
         lambda: (UnitQueue(**{**QUEUE, "unit": Unit(QUEUE["unit"])}), None),
         "tests.hw.sequencer.test_unit_queue",
         QUEUE,
+    ),
+    (
+        "pass_control",
+        COUNT,
+        lambda: (PassControl(**PASSES), None),
+        "tests.hw.sequencer.test_pass_control",
+        {**PASSES, "requests": 80},
     ),
     (
         "tape_control",

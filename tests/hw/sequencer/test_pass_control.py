@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import cocotb
@@ -11,9 +12,10 @@ import pytest
 from cocotb.triggers import FallingEdge, Timer
 
 from tests.deep import deep
-from tests.hw.clocked import begin
+from tests.hw.clocked import begin, reset
 from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.sequencer.pass_control import EOS_IDS, PassControl
+from tokenloom.hw.sequencer.registers import VOCAB_BITS
 from tokenloom.hw.sequencer.tape_control import PASS_BITS
 from tokenloom.sim.bench import run_block
 
@@ -32,9 +34,15 @@ class Bench:
     def __init__(self, dut: Any, given: dict[str, int], rng: random.Random) -> None:
         self.dut, self.given, self.rng = dut, given, rng
         self.rate = 1.0
+        self.refusals = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """As after a reset."""
         self.prompt: deque[int] = deque()
         self.fetched: list[tuple[int, int]] = []  # channel and address
         self.pages: list[int] = []
+        self.nexts: list[int] = []
         self.outputs: list[tuple[int, int]] = []  # token and whether it is the last
         self.failures = 0
         self.over = 1
@@ -79,12 +87,17 @@ class Bench:
             "req_ready prompt_ready out_valid out_token out_last failed begin_valid begin_slot "
             "begin_pos0 begin_rows release_valid release_slot lookup_index lookup_use fetch_valid "
             "fetch_addr fetch_channel rows_used pos sample page_first page_last passes active "
-            "restart sampling"
+            "restart sampling begins next_valid next_token refused refused_ids halt"
         ).split()
         found = {name: int(getattr(dut, name).value) for name in names}
         self._asked.append(found["lookup_index"] if found["lookup_use"] else 1 << 20)
         if offers and found["prompt_ready"]:
             self.prompt.popleft()
+        assert found["begins"] == (values["req_valid"] and found["req_ready"])
+        if found["next_valid"]:
+            self.nexts.append(found["next_token"])
+        assert found["refused_ids"] == self.refusals
+        self.refusals += found["refused"]
         fetch = found["fetch_channel"], found["fetch_addr"]
         if found["fetch_valid"]:
             assert self._held in (None, fetch), "a fetch changed while it waited"
@@ -102,10 +115,13 @@ class Bench:
 
     async def until(self, name: str, **values: int) -> dict[str, int]:
         """The cycle in which output `name` is high."""
-        for _ in range(PATIENCE + 10 * len(self.prompt)):
+        waited, left = 0, len(self.prompt)
+        while waited < PATIENCE:
             found = await self.cycle(**values)
             if found[name]:
                 return found
+            waited = waited + 1 if len(self.prompt) == left else 0
+            left = len(self.prompt)
         raise AssertionError(f"no {name}")
 
     async def answer(self, valid: str, ready: str, full: int = 0) -> dict[str, int]:
@@ -126,12 +142,43 @@ class Bench:
         return found
 
 
+async def stopped(bench: Bench, en: int) -> None:
+    """A pass that `cancel` or a channel ends: all come to rest, and it is taken back."""
+    dut, rng = bench.dut, bench.rng
+    why = rng.choice(("cancel", "broken"))
+    await bench.cycle(quiet=0, en=en, **{why: 1})
+    for _ in range(rng.randrange(20)):
+        found = await bench.cycle(quiet=0, en=0)
+        assert dut.halt.value == 1 and dut.wipe.value == 0
+        assert not found["active"] and not found["prompt_ready"] and not found["next_valid"]
+    dut.quiet.value = 1
+    await Timer(1, "ns")
+    assert dut.wipe.value == 1 and dut.blame.value == 1
+    await bench.cycle(quiet=1, en=0)
+    found = await bench.cycle(quiet=1, en=0)
+    assert found["failed"] and found["halt"]
+    dut.broken.value = 0  # the channels are reset
+    bench._held = None  # a fetch under way goes with the rest
+    bench.fetched, bench.nexts = [], []
+
+
 async def request(
-    bench: Bench, *, passes: int, length: int = 0, refused: int | None = None
+    bench: Bench,
+    *,
+    passes: int,
+    length: int = 0,
+    new: int = 0,
+    refused: int | None = None,
+    cancelled: int | None = None,
+    ends: list[int] | None = None,
+    used: int = 0,
+    tokens: Sequence[int] = (),
 ) -> tuple[int, bool]:
     """One request up to its release: the passes counted so far, and whether it was refused.
 
-    `refused` is the pass that finds no room. A length of 0 is any, and then any pass may.
+    `refused` is the pass that finds no room, `cancelled` one that is ended from outside. A length
+    of 0 is any, and then any pass may be refused; `new` is any, too, and so are the end ids and
+    those used without `ends`. `tokens` are sampled first.
     """
     rng, given = bench.rng, bench.given
     rows, page = given["rows"], given["page_tokens"]
@@ -139,26 +186,39 @@ async def request(
     if not length:
         length = rng.choice((1, rows, rows + 1, 3 * rows, rng.randrange(1, 4 * rows)))
         refused = rng.choice((None, None, rng.randrange(6)))
-    # The last ones end with an end token or without room.
-    new = rng.choice((1, 2, rng.randrange(1, 7), 1 + (1 << rng.randrange(20))))
-    prompt = [rng.randrange(1 << bits) for _ in range(length)]
-    ends = [rng.randrange(1 << bits) for _ in range(EOS_IDS)]
-    if rng.random() < 0.4:  # differs from a token in one bit alone, so no token is this one
-        ends[rng.randrange(EOS_IDS)] |= 1 << rng.randrange(bits, 32)
-    used = rng.choice((0, rng.getrandbits(EOS_IDS), (1 << EOS_IDS) - 1))
-    if new > 8:
-        used = (1 << EOS_IDS) - 1
+    # Few positions leave no room for many tokens.
+    new = new or rng.choice((1, 2, rng.randrange(1, min(7, most))))
+    # Whoever asks for more ends with an end token, or without room.
+    many = not tokens and rng.random() < 0.2
+    if many:
+        new = 1 + (1 << rng.randrange(20))
+    vocab = 1 << bits
+    if not tokens:
+        vocab = rng.choice((vocab, vocab // 2 + 1, rng.randrange(vocab // 2 + 1, vocab + 1)))
+
+    def any_id() -> int:
+        return rng.choice((0, vocab - 1, *(rng.randrange(vocab) for _ in range(8))))
+
+    prompt = [any_id() for _ in range(length)]
+    if ends is None:
+        ends = [any_id() for _ in range(EOS_IDS)]
+        if rng.random() < 0.4:  # differs from a token in one bit alone, so no token is this one
+            ends[rng.randrange(EOS_IDS)] |= 1 << rng.randrange(bits, 32)
+        used = rng.choice((0, rng.getrandbits(EOS_IDS), (1 << EOS_IDS) - 1))
+        if many:
+            used = (1 << EOS_IDS) - 1
     slot = rng.getrandbits(len(bench.dut.req_slot))
     sampling = rng.getrandbits(len(bench.dut.req_sampling))
-    base, stride = rng.getrandbits(24), rng.getrandbits(12)
+    base, stride = rng.getrandbits(32), rng.getrandbits(16)
     bench.dut.embedding_base.value, bench.dut.embedding_stride.value = base, stride
-    bench.dut.vocab.value = 1 << bits
+    bench.dut.vocab.value = vocab
 
     def place(token: int) -> tuple[int, int]:
-        return token % given["columns"], base + token // given["columns"] * stride
+        address = base + token // given["columns"] * stride
+        return token % given["columns"], address % (1 << 32)
 
     bench.prompt.extend(prompt)
-    bench.outputs, bench.fetched, bench.failures = [], [], 0
+    bench.outputs, bench.fetched, bench.nexts, bench.failures = [], [], [], 0
     found = await bench.cycle(
         req_valid=1, req_tokens=length, req_new=new, req_slot=slot,
         req_eos=sum(e << 32 * i for i, e in enumerate(ends)), req_eos_used=used,
@@ -170,6 +230,10 @@ async def request(
     while True:
         count = 1 if current is not None else min(rows, len(left))
         full = int(number == refused or pos + count > most)
+        # Whoever cancels does not wait for a pass to begin.
+        early = number == cancelled and not full and rng.random() < 0.3
+        if early:
+            bench.dut.cancel.value = 1
         asked = await bench.answer("begin_valid", "begin_ready", full)
         assert [asked[k] for k in ("begin_slot", "begin_pos0", "begin_rows")] == [slot, pos, count]
         assert asked["failed"] == full
@@ -179,9 +243,9 @@ async def request(
         read = [current] if current is not None else left[:count]
         del left[: 0 if current is not None else count]
         samples = not left
-        started = await bench.until("restart")
+        started = await bench.until("restart", **({"en": 0} if early else {}))
         # The restart waits for a cycle of the belt.
-        while not int(bench.dut.en.value):
+        while not int(bench.dut.en.value) and not early:
             assert started["active"]
             started = await bench.cycle()
             assert started["restart"]
@@ -193,19 +257,31 @@ async def request(
             "passes": passes % (1 << PASS_BITS), "sampling": sampling,
         }  # fmt: skip
         assert {name: started[name] for name in want} == want
+        if number == cancelled:
+            bench.over = int(early)
+            for _ in range(0 if early else rng.randrange(20)):
+                await bench.cycle()
+            await stopped(bench, 0)
+            passes, full, bench.over = 0, 1, 1
+            break
         bench.over, bench.row = 0, count - 1
         # The belt cannot be over before it had its embedding rows.
         for spent in range(PATIENCE):
             run = await bench.cycle()
             assert run["active"] and not run["restart"] and not run["out_valid"]
+            assert not run["halt"]
             assert {name: run[name] for name in want} == want
             if len(bench.fetched) == count and spent >= rng.randrange(6):
                 break
         assert bench.fetched == [place(token) for token in read]
-        bench.fetched = []
-        chosen = rng.randrange(1 << bits)
-        if rng.random() < 0.3:
-            chosen = rng.choice(ends) & (1 << bits) - 1
+        assert bench.nexts == read
+        bench.fetched, bench.nexts = [], []
+        chosen = rng.choice(ends) & (1 << bits) - 1
+        if sampled < len(tokens):
+            chosen = tokens[sampled]
+        elif rng.random() > (0.6 if many else 0.3):
+            near = chosen ^ 1 << rng.randrange(bits)
+            chosen = rng.choice((near if near < vocab else 0, any_id(), any_id()))
         bench.over, bench.token = 1, chosen
         assert not (await bench.cycle())["active"]
         after = await bench.cycle()
@@ -222,8 +298,9 @@ async def request(
     released = await bench.answer("release_valid", "release_ready")
     assert released["release_slot"] == slot
     # What was left of a refused prompt is gone, nothing else was sampled, the next may come.
-    assert not bench.prompt and not bench.fetched
+    assert not bench.prompt and not bench.fetched and not bench.nexts
     assert (bench.failures, len(bench.outputs)) == (full, sampled)
+    bench.dut.cancel.value = 0
     for _ in range(rng.randrange(3)):
         assert (await bench.cycle())["req_ready"]
     return passes, bool(full)
@@ -244,17 +321,54 @@ async def requests(dut: Any) -> None:
 
 
 @cocotb.test()
-async def long_prompts(dut: Any) -> None:
-    """As many positions as there are, and the rest of a prompt that found no room."""
+async def end_tokens(dut: Any) -> None:
+    """Tokens and end ids one bit apart, ids that do not count, all widths of `req_new`."""
     given, rng, _ = configured()
     await begin(dut, INPUTS)
     bench = Bench(dut, given, rng)
-    most = given["positions"]
-    passes, refused = await request(bench, passes=0, length=most - 1)
-    assert passes > (most - 1) // given["rows"]
-    number, refused = await request(bench, passes=passes, length=rng.randrange(1 << 12, 1 << 13),
-                                    refused=2)  # fmt: skip
-    assert refused
+    bits, most, every = given["vocab_bits"], given["positions"], (1 << EOS_IDS) - 1
+    ends = rng.sample(range(1 << bits), EOS_IDS)
+    others = [token for token in (end ^ 1 << i for end in ends for i in range(bits))
+              if token not in ends]  # fmt: skip
+    passes = 0
+
+    async def sampled(tokens: list[int], **options: Any) -> None:
+        """With the last of them it ends."""
+        nonlocal passes
+        before = passes
+        passes, refused = await request(bench, passes=passes, length=1, tokens=tokens, **options)
+        assert (passes - before, refused) == (len(tokens), False)
+
+    while others:
+        few, others = others[: most - 1], others[most - 1 :]
+        await sampled([*few, rng.choice(ends)], new=(1 << 20) - 1, ends=ends, used=every)
+    for bit in range(bits, 32):
+        apart = [end | 1 << bit for end in ends]
+        await sampled([*ends, ends[0]], new=EOS_IDS + 1, ends=apart, used=every)
+    for i, end in enumerate(ends):
+        await sampled([end, ends[i - 1]], new=1 << 10, ends=ends, used=every ^ 1 << i)
+        await sampled([ends[i - 1], end], new=1 << 10, ends=ends, used=1 << i)
+    for bit in range(1, 20):
+        await sampled([ends[0], ends[1]], new=1 + (1 << bit), ends=ends, used=0b1110)
+
+
+@cocotb.test()
+async def last_rows(dut: Any) -> None:
+    """Each row samples the first token: it is given out, looked up, and may be each end."""
+    given, rng, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, rng)
+    bits, passes = given["vocab_bits"], 0
+    for length in range(1, given["rows"] + 1):
+        some = rng.sample(range(1 << bits - 1), EOS_IDS)
+        for ends in (some, [end ^ (1 << bits) - 1 for end in some]):
+            before = passes
+            for i, end in enumerate(ends):
+                passes, _ = await request(bench, passes=passes, length=length, new=9, ends=ends,
+                                          used=1 << i, tokens=[end])  # fmt: skip
+            passes, _ = await request(bench, passes=passes, length=length, new=2, ends=ends,
+                                      tokens=ends[:2])  # fmt: skip
+            assert passes == before + EOS_IDS + 2
 
 
 @cocotb.test()
@@ -281,23 +395,17 @@ async def cancelled_requests(dut: Any) -> None:
             bench.over = 0
             for _ in range(rng.randrange(20)):
                 await bench.cycle()
-        en = bench.over ^ 1  # the belt stands still at the start, or goes on
-        await bench.cycle(cancel=1, quiet=0, en=en)
-        for _ in range(rng.randrange(20)):
-            found = await bench.cycle(cancel=1, quiet=0, en=0)
-            assert dut.halt.value == 1 and dut.wipe.value == 0
-            assert not found["active"] and not found["prompt_ready"]
-        for name, value in (("cancel", 1), ("quiet", 1)):
-            getattr(dut, name).value = value
-        await Timer(1, "ns")
-        assert dut.wipe.value == 1 and dut.blame.value == 1
-        await bench.cycle(cancel=1, quiet=1, en=0)
-        assert (await bench.cycle(cancel=1, quiet=1, en=0))["failed"]
-        bench._held = None  # a fetch under way goes with the rest
+        # The belt stands still at the start, or goes on.
+        await stopped(bench, bench.over ^ 1)
         released = await bench.answer("release_valid", "release_ready")
         assert released["release_slot"] == slot
         assert (bench.failures, bench.outputs, len(bench.prompt)) == (1, [], 0)
         assert (await bench.cycle(cancel=0))["req_ready"]
+    # In a later pass, of the prompt or of what was sampled; and the next one runs well.
+    passes = 0
+    for number in range(given["requests"] // 2):
+        bench.rate = (1.0, 0.7, 0.3)[number % 3]
+        passes, _ = await request(bench, passes=passes, cancelled=rng.randrange(5))
 
 
 @cocotb.test()
@@ -337,50 +445,129 @@ async def channels_begin_anew(dut: Any) -> None:
     assert len(seen) == given["requests"] // 4
 
 
+async def unknown(bench: Bench, number: int) -> None:
+    """A request with an id that the model has not."""
+    dut, given, rng = bench.dut, bench.given, bench.rng
+    rows, columns = given["rows"], given["columns"]
+    # All widths, whatever the tokens' is: the comparison and the addresses know none.
+    vocab = rng.choice(((1 << given["vocab_bits"]) - 1, 1 << rng.randrange(VOCAB_BITS),
+                        rng.randrange(1, 1 << VOCAB_BITS)))  # fmt: skip
+    dut.vocab.value, dut.embedding_base.value, dut.embedding_stride.value = vocab, 0, 1
+    length = rng.randrange(1, min(SHORT, given["positions"]) + 1)
+    slot, wrong = rng.getrandbits(len(dut.req_slot)), rng.randrange(length)
+    prompt = [rng.choice((0, vocab - 1, rng.randrange(vocab))) for _ in range(length)]
+    bit = 1 << number % 32
+    higher = rng.randrange(vocab) | 1 << rng.randrange(VOCAB_BITS, 32)
+    prompt[wrong] = rng.choice((vocab, vocab + 1, vocab | bit, vocab | bit, higher, (1 << 32) - 1))
+    bench.prompt.extend(prompt)
+    bench.outputs, bench.failures, bench.fetched, bench.nexts, bench.over = [], 0, [], [], 1
+    refusals = bench.refusals
+    await bench.cycle(req_valid=1, req_tokens=length, req_new=2, req_slot=slot)
+    for first in range(0, wrong + 1, rows):
+        await bench.answer("begin_valid", "begin_ready")
+        bench.pages = [rng.getrandbits(16) for _ in range(given["pages_max"])]
+        bench.over, bench.row = 1, rows - 1
+        await bench.until("restart", en=1)
+        bench.over = 0
+        if first + rows <= wrong:  # a pass without the unknown id
+            for _ in range(PATIENCE):
+                if len(bench.fetched) == first + rows:
+                    break
+                await bench.cycle()
+            bench.over = 1
+    await bench.until("halt", quiet=0)
+    for _ in range(rng.randrange(4)):
+        await bench.cycle(quiet=0)
+    await bench.cycle(quiet=1)
+    assert (await bench.cycle(quiet=1))["failed"]
+    bench._held = None
+    await bench.answer("release_valid", "release_ready")
+    assert (bench.failures, bench.outputs, len(bench.prompt)) == (1, [], 0)
+    assert bench.refusals == refusals + 1
+    places = [(token % columns, token // columns) for token in prompt[:wrong]]
+    assert bench.fetched == places[: len(bench.fetched)]
+    assert len(bench.fetched) >= wrong - 1  # the last of them may have waited when it ended
+    assert bench.nexts == [token % (1 << given["vocab_bits"]) for token in prompt[:wrong]]
+    assert (await bench.cycle())["req_ready"]
+
+
 @cocotb.test()
 async def unknown_ids(dut: Any) -> None:
     """An id that the model has not: no read for it, the request ends, the next one is served."""
     given, rng, _ = configured()
     await begin(dut, INPUTS)
     bench = Bench(dut, given, rng)
-    vocab, rows = (1 << given["vocab_bits"]) - 1, given["rows"]
-    dut.vocab.value, dut.embedding_base.value, dut.embedding_stride.value = vocab, 0, 1
-    refused = 0
+    passes = 0
     for number in range(given["requests"]):
         bench.rate = (1.0, 0.7, 0.3)[number % 3]
-        length = rng.randrange(1, min(SHORT, given["positions"]) + 1)
-        slot, wrong = rng.getrandbits(len(dut.req_slot)), rng.randrange(length)
-        prompt = [rng.randrange(vocab) for _ in range(length)]
-        prompt[wrong] = rng.choice((vocab, vocab + 1, 1 << 31, (1 << 32) - 1))
-        bench.prompt.extend(prompt)
-        bench.outputs, bench.failures, bench.fetched, bench.over = [], 0, [], 1
-        await bench.cycle(req_valid=1, req_tokens=length, req_new=2, req_slot=slot)
-        for first in range(0, wrong + 1, rows):
-            await bench.answer("begin_valid", "begin_ready")
-            bench.pages = [rng.getrandbits(16) for _ in range(given["pages_max"])]
-            bench.over, bench.row, bench.fetched = 1, rows - 1, bench.fetched
-            await bench.until("restart", en=1)
-            bench.over = 0
-            if first + rows <= wrong:  # a pass without the unknown id
-                while len(bench.fetched) < first + rows:
-                    await bench.cycle()
-                bench.over = 1
-        while not dut.halt.value == 1:
-            assert not (await bench.cycle(quiet=0))["failed"]
-        for _ in range(rng.randrange(4)):
-            await bench.cycle(quiet=0)
-        await bench.cycle(quiet=1)
-        assert (await bench.cycle(quiet=1))["failed"]
-        bench._held = None
-        await bench.answer("release_valid", "release_ready")
-        refused += 1
-        assert (bench.failures, bench.outputs, len(bench.prompt)) == (1, [], 0)
-        assert int(dut.refused_ids.value) == refused
-        columns = given["columns"]
-        places = [(token % columns, token // columns) for token in prompt[:wrong]]
-        assert bench.fetched == places[: len(bench.fetched)]
-        assert len(bench.fetched) >= wrong - 1  # the last of them may have waited when it ended
-        assert (await bench.cycle())["req_ready"]
+        await unknown(bench, number)
+        if number % 8 == 0:
+            passes, _ = await request(bench, passes=0)
+    assert bench.refusals == given["requests"]
+
+
+@cocotb.test()
+async def resets(dut: Any) -> None:
+    """At any time: nothing of the request is left, counts begin anew, the next one runs well."""
+    given, rng, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, rng)
+
+    async def again() -> None:
+        await reset(dut, INPUTS)
+        bench.clear()
+        bench.refusals = 0
+        idle = await bench.cycle()
+        assert idle["req_ready"]
+        for name in ("passes refused_ids fetch_valid begin_valid release_valid prompt_ready active "
+                     "restart halt failed out_valid next_valid rows_used pos sample page_first "
+                     "page_last sampling fetch_addr fetch_channel").split():  # fmt: skip
+            assert idle[name] == 0, name
+
+    for number in range(given["requests"] // 2):
+        bench.rate = (1.0, 0.7, 0.3)[number % 3]
+        if number % 4 == 0:
+            await unknown(bench, number)
+        passes, _ = await request(bench, passes=0)
+        under_way = cocotb.start_soon(request(bench, passes=passes))
+        for _ in range(rng.randrange(90)):
+            await FallingEdge(dut.clk)
+        await Timer(2, "ns")
+        under_way.cancel()
+        await again()
+        await request(bench, passes=0)
+        await again()
+    # Prompts of all lengths: their first pass is not the last.
+    for bit in range(20):
+        count = given["rows"] + (1 << bit)
+        await bench.cycle(req_valid=1, req_tokens=count, req_new=1)
+        asked = await bench.answer("begin_valid", "begin_ready")
+        assert asked["begin_rows"] == given["rows"]
+        assert not (await bench.until("restart"))["sample"]
+        await again()
+
+
+@cocotb.test()
+async def long_prompts(dut: Any) -> None:
+    """As many positions as there are, and the rest of a prompt that found no room."""
+    given, rng, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, rng)
+    most = given["positions"]
+    passes, refused = await request(bench, passes=0, length=most - 1, new=2, ends=[0] * EOS_IDS)
+    assert (passes, refused) == (1 - (1 - most) // given["rows"], False)
+    bit = 13 if most >> 13 else 12
+    number, refused = await request(bench, passes=passes, refused=2,
+                                    length=rng.randrange(1 << bit, 2 << bit))  # fmt: skip
+    assert refused
+    # And as many tokens as a counter's second half needs.
+    new = min(most - 1, 1 + (1 << 8))
+    before = int(dut.refused_ids.value), number
+    number, refused = await request(
+        bench, passes=number, length=1, new=new, ends=[0] * EOS_IDS, used=0,
+        tokens=[rng.randrange(1 << given["vocab_bits"]) for _ in range(new)],
+    )  # fmt: skip
+    assert (before, refused) == ((0, number - new), False)
 
 
 @pytest.mark.parametrize(
