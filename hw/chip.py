@@ -228,7 +228,7 @@ class Chip(Block):
             control.vocab.eq(registers.vocab),
             control.en.eq(en),
             control.over.eq(core.over),
-            control.tokens.eq(core.token),
+            control.chosen.eq(core.token),
             pages.begin_valid.eq(control.begin_valid),
             pages.begin_slot.eq(control.begin_slot),
             pages.begin_pos0.eq(control.begin_pos0),
@@ -252,8 +252,7 @@ class Chip(Block):
             core.rows_used.eq(control.rows_used),
             core.pos.eq(control.pos),
             core.sample.eq(control.sample),
-            # One request at a time: its rows share the settings.
-            core.sampling.eq(control.sampling.replicate(array.rows)),
+            core.sampling.eq(control.sampling),
             tape.cfg_we.eq(cfg_we & (cfg_sel == Select.TAPE)),
             tape.cfg_addr.eq(cfg_addr),
             tape.cfg_data.eq(cfg_data[: TAPE_OP.size]),
@@ -288,9 +287,8 @@ class Chip(Block):
                 recent.push.eq(control.next_valid),
                 recent.token.eq(control.next_token),
                 recent.window.eq(settings.window),
-                # All rows see the last one's: only its token is used.
-                core.recent.eq(recent.recent.replicate(array.rows)),
-                core.recent_count.eq(recent.recent_count.replicate(array.rows)),
+                core.recent.eq(recent.recent),
+                core.recent_count.eq(recent.recent_count),
             ]
 
         # Channels.

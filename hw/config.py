@@ -95,7 +95,7 @@ class MemoryConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """The sampler of each row."""
+    """The sampler."""
 
     candidates: int = 0
     """Ids in the list in which top-k, top-p and min-p cut; 0: neither list nor penalty nor bias."""

@@ -71,9 +71,9 @@ class Core(Block):
     model : In, `registers.MODEL`
     restart : In(1), a pass begins; rows_used, pos, sample : In, its descriptor, stable in the pass;
         first : In, the first token that windowed operations see (`window.first_token_value`)
-    sampling : In, per row, the sampler's settings (`noise.SAMPLING`), stable in the pass
-    recent, recent_count : In, with `sampler.candidates`: per row, the latest tokens (`LogitRules`),
-        stable from the pass's last embedding row on
+    sampling : In, the sampler's settings (`noise.SAMPLING`), stable in the pass
+    recent, recent_count : In, with `sampler.candidates`: the latest tokens (`LogitRules`), stable
+        from the pass's last embedding row on
     over : Out(1), every queue has stopped and every operation is done
     will_take : Out(E), take : Out(1), pow2 : In(1), codes, scale, minimum, v_shifts : In, the
         channels' beats
@@ -81,7 +81,8 @@ class Core(Block):
         row_codes, row_scale, row_minimum : In
     kv_valid, kv_is_v, kv_layer, kv_head, kv_block, kv_row, kv_codes, kv_shift : Out, a quantised
         K or V block
-    logit_valid, logit : Out, per row, the logits in order of their id; token : Out, per row
+    logit_valid, logit : Out, per row, the logits in order of their id; token : Out, sampled from
+        those of the pass's last row
     started, finished : Out(5), strobes per unit, for the trace; array_busy : Out(1), the array
         multiplies
     saturated : Out(1), strobe
@@ -115,7 +116,7 @@ class Core(Block):
                 "pos": In(20),
                 "first": In(20),
                 "sample": In(1),
-                "sampling": In(SAMPLING.size * r),
+                "sampling": In(SAMPLING.size),
                 **(self._recent() if hardware.sampler.candidates else {}),
                 "over": Out(1),
                 "will_take": Out(EDGE),
@@ -140,7 +141,7 @@ class Core(Block):
                 "kv_shift": Out(6),
                 "logit_valid": Out(r),
                 "logit": Out(32 * r),
-                "token": Out(self._vocab_bits * r),
+                "token": Out(self._vocab_bits),
                 "started": Out(len(Unit)),
                 "finished": Out(len(Unit)),
                 "array_busy": Out(1),
@@ -152,7 +153,7 @@ class Core(Block):
 
     def _recent(self) -> dict[str, Any]:
         ports = rule_ports(self._vocab_bits)
-        return {name: In(ports[name].shape * self._r) for name in ("recent", "recent_count")}
+        return {name: In(ports[name].shape) for name in ("recent", "recent_count")}
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -355,7 +356,6 @@ class Core(Block):
         with m.If(queues[Unit.EMBED].issue):
             m.d.sync += embed_shift.eq(embed_op.shift)
         lanes, residuals, saturated, sources = [], [], [attention.saturated], []
-        tokens_valid = []
         tapped: list[dict[str, Value]] = []
         for r in range(r_count):
             lane = RowLane(
@@ -365,7 +365,6 @@ class Core(Block):
                 head_norm=bool(top.qk_norm),
             )
             residual = Residual(width=top.width, norm_lanes=hw.norm_lanes, taps=self._taps)
-            sampler = Sampler(vocab_bits=self._vocab_bits, candidates=hw.sampler.candidates)
             buffer = OperandBuffer(
                 blocks=hw.operand_blocks,
                 p_blocks=self._beat_blocks << control.p_bits,
@@ -373,8 +372,7 @@ class Core(Block):
             )
             lanes.append(lane)
             residuals.append(residual)
-            for name, block in (("lane", lane), ("residual", residual), ("sampler", sampler),
-                                ("operands", buffer)):  # fmt: skip
+            for name, block in (("lane", lane), ("residual", residual), ("operands", buffer)):
                 place(f"{name}{r}", block)
 
             op = data.View(ARRAY_OP, control.out_op.word_select(r, ARRAY_OP.size))
@@ -422,29 +420,9 @@ class Core(Block):
                 residual.in_last.eq(lane.res_last),
                 residual.read_en.eq(norm.res_en & (norm.res_row == r)),
                 residual.read_addr.eq(norm.res_addr),
-                sampler.restart.eq(self.restart),
-                sampler.sampling.eq(self.sampling.word_select(r, SAMPLING.size)),
-                sampler.position.eq(self.pos + r),
-                sampler.in_valid.eq(lane.logit_valid),
-                sampler.in_logit.eq(lane.logit_value),
-                sampler.in_start.eq(lane.logit_start),
-                sampler.in_last.eq(lane.logit_last),
                 self.logit_valid[r].eq(lane.logit_valid),
                 self.logit.word_select(r, 32).eq(lane.logit_value),
-                self.token.word_select(r, self._vocab_bits).eq(sampler.token),
             ]
-            tokens_valid.append(sampler.token_valid)
-            if hw.sampler.candidates:
-                bias = data.View(BIAS, self.cfg_data[: BIAS.size])
-                for name in ("recent", "recent_count"):
-                    port = getattr(sampler, name)
-                    m.d.comb += port.eq(getattr(self, name).word_select(r, len(port)))
-                m.d.comb += [
-                    sampler.bias_we.eq(self.cfg_we & (self.cfg_sel == Select.BIASES)),
-                    sampler.bias_addr.eq(self.cfg_addr),
-                    sampler.bias_id.eq(bias.id),
-                    sampler.bias_value.eq(bias.value),
-                ]
 
             # Operands in and out.
             p_width = len(attention.p_addr) // r_count
@@ -578,6 +556,33 @@ class Core(Block):
                     quantiser.in_tag.eq(tag),
                 ]
 
+        # One request at a time: only what follows the pass's last row is a new token.
+        sampler = Sampler(vocab_bits=self._vocab_bits, candidates=hw.sampler.candidates)
+        place("sampler", sampler)
+        logits = Choice(
+            Cat(lane.logit_valid, lane.logit_start, lane.logit_last, lane.logit_value)
+            for lane in lanes
+        )
+        m.d.comb += [
+            sampler.restart.eq(self.restart),
+            sampler.sampling.eq(self.sampling),
+            sampler.position.eq(self.pos + last_row),
+            Cat(sampler.in_valid, sampler.in_start, sampler.in_last, sampler.in_logit).eq(
+                logits[last_row]
+            ),
+            self.token.eq(sampler.token),
+        ]
+        if hw.sampler.candidates:
+            bias = data.View(BIAS, self.cfg_data[: BIAS.size])
+            m.d.comb += [
+                sampler.recent.eq(self.recent),
+                sampler.recent_count.eq(self.recent_count),
+                sampler.bias_we.eq(self.cfg_we & (self.cfg_sel == Select.BIASES)),
+                sampler.bias_addr.eq(self.cfg_addr),
+                sampler.bias_id.eq(bias.id),
+                sampler.bias_value.eq(bias.value),
+            ]
+
         # What has finished.
         embedded = Signal()
         for r, lane in enumerate(lanes):
@@ -592,7 +597,7 @@ class Core(Block):
             finished[Unit.ARRAY].eq(
                 (residual_done & ~embedded)
                 | operand_done
-                | Choice(tokens_valid)[last_row]
+                | sampler.token_valid
                 | attention.keys_done
                 | attention.values_done
             ),

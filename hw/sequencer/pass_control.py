@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.sampler.noise import SAMPLING
@@ -53,7 +53,7 @@ class PassControl(Block):
         request ends as if a channel had failed. refused_ids : Out(32), how many since reset
     rows_used, pos, sample, page_first, page_last : Out, the pass's descriptor
     passes : Out, descriptors so far; active : Out(1), the belt may run; restart : Out(1)
-    en : In(1), the belt's enable; over : In(1); tokens : In, per row, the sampler's choice
+    en : In(1), the belt's enable; over : In(1); chosen : In, with it, the sampler's choice
     """
 
     belt = False
@@ -132,7 +132,7 @@ class PassControl(Block):
                 "restart": Out(1),
                 "en": In(1),
                 "over": In(1),
-                "tokens": In(vocab_bits * rows),
+                "chosen": In(vocab_bits),
             },
             params=(rows, columns, vocab_bits, slot_bits, page_tokens, pages_max, positions),
         )
@@ -183,9 +183,7 @@ class PassControl(Block):
             m.d.sync += self.refused_ids.eq(self.refused_ids + 1)
         ends_early = self.broken | self.cancel | lost
 
-        chosen = Array(self.tokens.word_select(r, vocab_bits) for r in range(self._r))[
-            self.rows_used - 1
-        ]
+        chosen = self.chosen
         ended = Cat(eos_used[i] & (eos.word_select(i, 32) == chosen) for i in range(EOS_IDS)).any()
         with m.FSM():
             with m.State("idle"):

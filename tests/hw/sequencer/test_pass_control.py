@@ -22,7 +22,7 @@ from tokenloom.sim.bench import run_block
 INPUTS = (
     "req_valid req_tokens req_new req_slot req_eos req_eos_used req_sampling prompt_valid "
     "prompt_token begin_ready kv_done kv_full release_ready lookup_page fetch_ready embedding_base "
-    "embedding_stride vocab en over tokens broken quiet cancel"
+    "embedding_stride vocab en over chosen broken quiet cancel"
 ).split()
 SHORT = 40  # tokens of a prompt that is cut off, at most
 PATIENCE = 500  # cycles until the next thing has to happen
@@ -46,7 +46,6 @@ class Bench:
         self.outputs: list[tuple[int, int]] = []  # token and whether it is the last
         self.failures = 0
         self.over = 1
-        self.row = 0
         self.token = 0
         self._held: Any = None
         self._asked = deque([0])
@@ -70,13 +69,8 @@ class Bench:
             "fetch_ready": self.ready(),
             "over": self.over,
         }
-        # Only the pass's last row has a token that counts, and only when the pass is over.
-        bits = given["vocab_bits"]
-        tokens = rng.getrandbits(bits * given["rows"])
-        if self.over:
-            tokens &= ~(((1 << bits) - 1) << bits * self.row)
-            tokens |= self.token << bits * self.row
-        values["tokens"] = tokens
+        # The token counts when the pass is over.
+        values["chosen"] = self.token if self.over else rng.getrandbits(given["vocab_bits"])
         index = self._asked.popleft()
         asks = self.pages and index < len(self.pages)
         values["lookup_page"] = self.pages[index] if asks else rng.getrandbits(16)
@@ -264,7 +258,7 @@ async def request(
             await stopped(bench, 0)
             passes, full, bench.over = 0, 1, 1
             break
-        bench.over, bench.row = 0, count - 1
+        bench.over = 0
         # The belt cannot be over before it had its embedding rows.
         for spent in range(PATIENCE):
             run = await bench.cycle()
@@ -350,25 +344,6 @@ async def end_tokens(dut: Any) -> None:
         await sampled([ends[i - 1], end], new=1 << 10, ends=ends, used=1 << i)
     for bit in range(1, 20):
         await sampled([ends[0], ends[1]], new=1 + (1 << bit), ends=ends, used=0b1110)
-
-
-@cocotb.test()
-async def last_rows(dut: Any) -> None:
-    """Each row samples the first token: it is given out, looked up, and may be each end."""
-    given, rng, _ = configured()
-    await begin(dut, INPUTS)
-    bench = Bench(dut, given, rng)
-    bits, passes = given["vocab_bits"], 0
-    for length in range(1, given["rows"] + 1):
-        some = rng.sample(range(1 << bits - 1), EOS_IDS)
-        for ends in (some, [end ^ (1 << bits) - 1 for end in some]):
-            before = passes
-            for i, end in enumerate(ends):
-                passes, _ = await request(bench, passes=passes, length=length, new=9, ends=ends,
-                                          used=1 << i, tokens=[end])  # fmt: skip
-            passes, _ = await request(bench, passes=passes, length=length, new=2, ends=ends,
-                                      tokens=ends[:2])  # fmt: skip
-            assert passes == before + EOS_IDS + 2
 
 
 @cocotb.test()
@@ -466,7 +441,7 @@ async def unknown(bench: Bench, number: int) -> None:
     for first in range(0, wrong + 1, rows):
         await bench.answer("begin_valid", "begin_ready")
         bench.pages = [rng.getrandbits(16) for _ in range(given["pages_max"])]
-        bench.over, bench.row = 1, rows - 1
+        bench.over = 1
         await bench.until("restart", en=1)
         bench.over = 0
         if first + rows <= wrong:  # a pass without the unknown id
