@@ -220,8 +220,8 @@ class Ring(Block):
         ]
 
         # Second stage: add, send, store.
-        sends, injects, adds, stores, final = (
-            Signal(name=n) for n in ("sends", "injects", "adds", "stores", "final")
+        sends, injects, adds, stores, finishes = (
+            Signal(name=n) for n in ("sends", "injects", "adds", "stores", "finishes")
         )
         word, total = Signal(WORD_BITS), Signal(WORD_BITS)
         where = Signal(self._addr)
@@ -233,7 +233,7 @@ class Ring(Block):
                 injects.eq(steps.inject),
                 adds.eq(steps.add),
                 stores.eq(steps.take & steps.store),
-                final.eq(steps.final),
+                finishes.eq(steps.finishes),
                 word.eq(rx.out_word),
                 where.eq(to + steps.taken_at),
             ]
@@ -250,7 +250,7 @@ class Ring(Block):
             self.store_addr.eq(where),
             self.store_data.eq(total),
         ]
-        m.d.sync += self.done.eq((leaves & final) | steps.spared)
+        m.d.sync += self.done.eq((leaves & finishes) | steps.spared)
 
         events = Cat(steps.refused, wrong, tx.dead, rx.dead)
         m.d.sync += self.error.eq(self.error | events)

@@ -49,7 +49,7 @@ class RingSteps(Block):
         The word taken (and added to) is kept at `taken_at`.
     own_at, taken_at : Out(addr_bits)
         Offsets from the beginning of the vector.
-    final : Out(1)
+    finishes : Out(1)
         The last turn.
     go : In(1)
         The turn is taken.
@@ -99,7 +99,7 @@ class RingSteps(Block):
                 "store": Out(1),
                 "own_at": Out(addr_bits),
                 "taken_at": Out(addr_bits),
-                "final": Out(1),
+                "finishes": Out(1),
                 "go": In(1),
                 "busy": Out(1),
                 "spared": Out(1),
@@ -223,7 +223,7 @@ class RingSteps(Block):
             self.taken_at.eq(taken),
             ends.eq(at + 1 == length),
             over.eq(closes | (last_group & ~op_closing & (slot + 1 == op_end))),
-            self.final.eq(ends & over),
+            self.finishes.eq(ends & over),
         ]
         following = next_size(left)
         with m.If(self.go):

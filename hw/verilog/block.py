@@ -30,6 +30,8 @@ from tokenloom.hw.verilog.verilog_text import tidy
 
 __all__ = ["Block", "emit", "instance"]
 
+_ESCAPED_PORT = re.compile(r"^ *(?:input|output)\b.*\\(\S+) ;$", re.MULTILINE)
+
 
 class Block(wiring.Component):
     """A component that is emitted as its own Verilog module.
@@ -137,6 +139,12 @@ def _convert(block: Block) -> str:
     text = verilog.convert(
         design, name=block.module_name, ports=ports, emit_src=False, strip_internal_attrs=True
     )
+    # Whoever connects the module by hand must not have to know that escape.
+    if escaped := _ESCAPED_PORT.findall(text):
+        raise ValueError(
+            f"ports of {block.module_name} have names that Verilog keeps for itself: "
+            f"{', '.join(escaped)}"
+        )
     return tidy(text)
 
 
@@ -146,7 +154,7 @@ def emit(*tops: Block) -> dict[str, str]:
     Raises
     ------
     ValueError
-        When two blocks of one name differ in their parameters.
+        When two blocks of one name differ in their parameters, or a port's name is a keyword.
     """
     library = _Library()
     for top in tops:
