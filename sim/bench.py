@@ -23,7 +23,8 @@ import cocotb
 import cocotb_test.simulator
 
 from tokenloom.hw.verilog.block import Block, emit
-from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment, verilator_root
+from tokenloom.hw.verilog.build_folder import build_root
+from tokenloom.sim.toolchain import VERILATOR_FLAGS, environment, verilator_root
 
 __all__ = ["bench_folder", "parameters", "run_block", "seeded"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.hw.config import load
 from tokenloom.hw.memory.axi import BURST_BEATS, BURST_BYTES
-from tokenloom.sim.toolchain import build_root
+from tokenloom.hw.verilog.build_folder import build_root
 
 __all__ = [
     "IDEAL",

@@ -27,10 +27,11 @@ from tokenloom.hw.memory.axi import ID_BITS, READS, WRITE_ADDRESS_BITS, WRITES
 from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_words
 from tokenloom.hw.verilog.block import Block, emit
+from tokenloom.hw.verilog.build_folder import build_root
 from tokenloom.sim.kernel_adapter import ADAPTER, kernel_adapter
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.power_up import without_initial_values
-from tokenloom.sim.toolchain import VERILATOR_FLAGS, build_root, environment
+from tokenloom.sim.toolchain import VERILATOR_FLAGS, environment
 
 __all__ = [
     "SIMULATED",

@@ -11,7 +11,9 @@ import os
 import shutil
 from pathlib import Path
 
-__all__ = ["VERILATOR_FLAGS", "build_root", "environment", "verilator_root"]
+from tokenloom.hw.verilog.build_folder import build_root
+
+__all__ = ["VERILATOR_FLAGS", "environment", "verilator_root"]
 
 # -Wall is clean but for these four classes, which Amaranth's and Yosys's text brings along.
 WAIVED = ("DECLFILENAME", "PROCASSINIT", "UNUSEDSIGNAL", "WIDTHEXPAND")
@@ -23,11 +25,6 @@ VERILATOR_FLAGS = (
     "-MAKEFLAGS",
     "CFG_CXXFLAGS_PCH_I=-include",
 )
-
-
-def build_root() -> Path:
-    """Folder for everything generated: $TOKENLOOM_BUILD or ./build."""
-    return Path(os.environ.get("TOKENLOOM_BUILD", "build")).resolve()
 
 
 def verilator_root() -> Path | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.sim.toolchain import build_root
+from tokenloom.hw.verilog.build_folder import build_root
 
 __all__ = ["run_tool", "translated", "yosys"]
 

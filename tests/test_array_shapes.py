@@ -87,8 +87,10 @@ CASES = [pytest.param(a, id=a) if a in DEFAULT else deep(a, id=a) for a in ARRAY
 @pytest.mark.parametrize("array", CASES)
 @pytest.mark.parametrize("name", MODELS)
 def test_chip(array, name, device):
-    model = quantise(random_model(**MODELS[name]))
-    made = hardware(array)
+    made, shape = hardware(array), dict(MODELS[name])
+    if name.startswith("head") and made.array.rows == 4:
+        shape["ffn"] += 1  # the last block has to hold half as many values as there are rows
+    model = quantise(random_model(**shape))
     chip = with_noise(device(model, hardware=made, power_up=1))
     records = []
     check(chip, records, 5, 4)

@@ -71,7 +71,7 @@ def source_digest(file: str = "") -> str:
 
 
 def _path(name: str, file: str) -> Path:
-    from tokenloom.sim.toolchain import build_root
+    from tokenloom.hw.verilog.build_folder import build_root
 
     return build_root() / "benchmarks" / source_digest(file) / f"{name}.json"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host.jsonfile import write_json
 from tokenloom.hw.verilog.block import Block, emit
-from tokenloom.sim.toolchain import build_root
+from tokenloom.hw.verilog.build_folder import build_root
 from tokenloom.sim.yosys import run_tool, yosys
 
 __all__ = ["Placed", "place_and_route", "placed_key"]

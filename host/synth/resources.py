@@ -19,7 +19,7 @@ from typing import Any
 
 from tokenloom.host.jsonfile import write_json
 from tokenloom.host.synth.netlist import blackbox, children
-from tokenloom.sim.toolchain import build_root
+from tokenloom.hw.verilog.build_folder import build_root
 from tokenloom.sim.yosys import yosys
 
 __all__ = [

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from amaranth.back import verilog
+from amaranth.back import rtlil
 from amaranth.hdl import (
     ClockSignal,
     Elaboratable,
@@ -26,6 +26,7 @@ from amaranth.hdl import (
 )
 from amaranth.lib import wiring
 
+from tokenloom.hw.verilog.rtlil_text import to_verilog
 from tokenloom.hw.verilog.verilog_text import tidy
 
 __all__ = ["Block", "emit", "instance"]
@@ -136,9 +137,7 @@ def _convert(block: Block) -> str:
     if block.belt:
         ports["en"] = (block.en, None)
         design = EnableInserter({"sync": block.en})(block)
-    text = verilog.convert(
-        design, name=block.module_name, ports=ports, emit_src=False, strip_internal_attrs=True
-    )
+    text = to_verilog(rtlil.convert(design, name=block.module_name, ports=ports, emit_src=False))
     # Whoever connects the module by hand must not have to know that escape.
     if escaped := _ESCAPED_PORT.findall(text):
         raise ValueError(

@@ -22,8 +22,8 @@ from tests.deep import DEEP
 from tests.hw.many import ONCE
 from tokenloom.hw.catalog.catalog import block_spec
 from tokenloom.hw.verilog.block import Block
+from tokenloom.hw.verilog.build_folder import build_root
 from tokenloom.sim.bench import run_block
-from tokenloom.sim.toolchain import build_root
 
 __all__ = ["COUNT", "built", "draw", "drawn", "play", "repeat", "varied"]
 

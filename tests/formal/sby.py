@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from amaranth.back import rtlil
 
-from tokenloom.sim.toolchain import build_root
+from tokenloom.hw.verilog.build_folder import build_root
 from tokenloom.sim.yosys import translated
 
 __all__ = ["prove"]

@@ -25,8 +25,8 @@ from cocotb_test.simulator import Verilator
 
 from tests.mutation.equivalence import Verdict, compare, machine
 from tokenloom.hw.verilog.block import Block, emit
+from tokenloom.hw.verilog.build_folder import build_root
 from tokenloom.sim.bench import bench_folder
-from tokenloom.sim.toolchain import build_root
 from tokenloom.sim.yosys import yosys
 
 __all__ = ["Mutants", "mutate"]
