@@ -283,7 +283,7 @@ class Chip(Block):
             m.submodules.recent_tokens = instance(recent)
             settings = data.View(SAMPLING, control.sampling)
             m.d.comb += [
-                recent.begin.eq(control.begins),
+                recent.begins.eq(control.begins),
                 recent.push.eq(control.next_valid),
                 recent.token.eq(control.next_token),
                 recent.window.eq(settings.window),

@@ -296,7 +296,7 @@ class Attention(Block):
                 softmax.start_groups.eq(self.slot_groups),
                 softmax.start_words.eq(words),
                 softmax.start_block.eq(op.block),
-                softmax.begin.eq(begin),
+                softmax.first_token.eq(begin),
                 softmax.length.eq(length),
                 softmax.used.eq(softmax.slot * self._r + r < self.group_rows),
                 softmax.scores.eq(scores.read_scores),

@@ -70,7 +70,7 @@ class Softmax(Block):
         Block of dims.
     start_opens, start_closes : In(1), with chunks
         The context's first chunk to be scanned: denominators restart; the last one: they leave.
-    slot : Out; begin, length : In; used : In(1)
+    slot : Out; first_token, length : In; used : In(1)
         First token of the slot's window, its causal length, and whether it has a query,
         combinational from `slot`.
     scores_read, scores_bank, scores_slot, scores_word : Out
@@ -142,7 +142,7 @@ class Softmax(Block):
                 "start_words": In(words.bit_length()),
                 "start_block": In(block_bits),
                 "slot": Out(slot_bits),
-                "begin": In(tokens_max.bit_length()),
+                "first_token": In(tokens_max.bit_length()),
                 "length": In(tokens_max.bit_length()),
                 "used": In(1),
                 "scores_read": Out(1),
@@ -282,7 +282,7 @@ class Softmax(Block):
         m.d.comb += token.eq(word << drop)
         with m.If(valid[0]):
             for i in range(lanes):
-                inside = ((token | i) >= self.begin) & ((token | i) < self.length)
+                inside = ((token | i) >= self.first_token) & ((token | i) < self.length)
                 m.d.sync += counts[0][i].eq(self.used & inside)
         for i in (1, 2):
             with m.If(valid[i]):

@@ -20,10 +20,10 @@ class RecentTokens(Block):
 
     Members
     -------
-    begin : In(1)
+    begins : In(1)
         Strobe: a new sequence.
     push : In(1), token : In(vocab_bits)
-        Strobe: its next token. Not with `begin`.
+        Strobe: its next token. Not with `begins`.
     window : In(7)
         Tokens that count.
     recent : Out(WINDOW_MAX * vocab_bits)
@@ -41,7 +41,7 @@ class RecentTokens(Block):
     def __init__(self, *, vocab_bits: int) -> None:
         super().__init__(
             {
-                "begin": In(1),
+                "begins": In(1),
                 "push": In(1),
                 "token": In(vocab_bits),
                 "window": In(FIELDS["window"]),
@@ -54,7 +54,7 @@ class RecentTokens(Block):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         seen = Signal(range(WINDOW_MAX + 1))
-        with m.If(self.begin):
+        with m.If(self.begins):
             m.d.sync += seen.eq(0)
         with m.Elif(self.push):
             m.d.sync += [

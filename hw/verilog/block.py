@@ -31,8 +31,6 @@ from tokenloom.hw.verilog.verilog_text import tidy
 
 __all__ = ["Block", "emit", "instance"]
 
-_ESCAPED_PORT = re.compile(r"^ *(?:input|output)\b.*\\(\S+) ;$", re.MULTILINE)
-
 
 class Block(wiring.Component):
     """A component that is emitted as its own Verilog module.
@@ -139,7 +137,7 @@ def _convert(block: Block) -> str:
         design = EnableInserter({"sync": block.en})(block)
     text = to_verilog(rtlil.convert(design, name=block.module_name, ports=ports, emit_src=False))
     # Whoever connects the module by hand must not have to know that escape.
-    if escaped := _ESCAPED_PORT.findall(text):
+    if escaped := [name for name in ports if f"\\{name} " in text]:
         raise ValueError(
             f"ports of {block.module_name} have names that Verilog keeps for itself: "
             f"{', '.join(escaped)}"

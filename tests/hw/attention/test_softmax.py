@@ -45,8 +45,8 @@ async def lane(dut: Any) -> None:
     parts = 32 // width
     chunks = bool(p.get("chunks"))
     ins = (
-        "start start_bank start_out_bank start_groups start_words start_block begin length used "
-        "scores "
+        "start start_bank start_out_bank start_groups start_words start_block "
+        "first_token length used scores "
         "scores_max v_shift"
     ) + (" start_opens start_closes" if chunks else "")
     outs = (
@@ -177,7 +177,7 @@ async def lane(dut: Any) -> None:
             first = out["scores_word"] * width
             asked = pack(scores[place][first : first + width], 32), highest[place]
             now = out["scores_bank"], out["slot"]
-            item |= {"begin": begins[now], "length": lengths[now], "used": used[now]}
+            item |= {"first_token": begins[now], "length": lengths[now], "used": used[now]}
         if out["v_read"]:
             first = out["v_token"]
             v_asked = pack(shifts[out["v_bank"], out["v_block"]][first : first + width], 5)

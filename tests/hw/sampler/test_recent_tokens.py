@@ -22,7 +22,7 @@ def test_recent_tokens() -> None:
         for _ in range(700):
             begin, push = rng.random() < 0.008, rng.random() < 0.6
             token, window = rng.getrandbits(BITS), rng.choice((0, 1, 5, 63, WINDOW_MAX))
-            ctx.set(block.begin, begin)
+            ctx.set(block.begins, begin)
             ctx.set(block.push, push and not begin)
             ctx.set(block.token, token)
             ctx.set(block.window, window)
