@@ -230,7 +230,7 @@ class Driver:
             while True:
                 for _ in range(min(len(waiting), self.read("PROMPT_ROOM")["count"])):
                     self.write("PROMPT", value=waiting.pop())
-                output = self.read("OUTPUT")
+                output = self.read("ANSWER")
                 if not output["valid"]:
                     if time.monotonic() > end:
                         raise TokenloomError(f"no token from the card in {self._patience} s")
@@ -264,7 +264,7 @@ class Driver:
         """End the request, when there is one, and drop what it leaves behind."""
         self.write("COMMAND", abort=1)
         self._until("come to rest", idle=1)
-        while self.read("OUTPUT")["valid"]:
+        while self.read("ANSWER")["valid"]:
             pass
 
     def reset(self) -> None:

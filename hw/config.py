@@ -394,6 +394,13 @@ class HardwareConfig:
             "because RoPE rotates pairs and the query memory is built for eight blocks per head",
         )
         yield (
+            "maxima.head_size",
+            maxima.head_size,
+            not self.chunked or maxima.head_size >= array.drain,
+            f"array.drain = {array.drain} or more with contexts in chunks",
+            "because a head's sums are kept in the words that the array drains",
+        )
+        yield (
             "maxima.kv_heads",
             maxima.kv_heads,
             maxima.heads % maxima.kv_heads == 0,

@@ -305,7 +305,8 @@ class Core(Block):
             width_max=top.heads * top.head_size,
             beat_blocks=self._beat_blocks,
             taps=self._taps,
-            head_max=top.head_size if hw.chunked else 0,
+            # A model's heads are whole words, whatever the largest may be.
+            head_max=top.head_size // self._w * self._w if hw.chunked else 0,
         )
         place("attention", attention)
         if hw.chunked:

@@ -286,7 +286,7 @@ def test_bus_errors(card):
                 transport.read(offset)
             with pytest.raises(BusError, match="DECERR"):
                 transport.write(offset, 1)
-    for name in ("MAGIC", "OUTPUT", "PASSES_LOW"):
+    for name in ("MAGIC", "ANSWER", "PASSES_LOW"):
         with pytest.raises(BusError, match="SLVERR"):
             transport.write(by_name()[name].offset, 0)
     with pytest.raises(BusError, match="SLVERR"):
@@ -391,7 +391,7 @@ def test_single_steps(card):
     driver.hold(False)
     got = []
     for _ in range(10_000):
-        output = driver.read("OUTPUT")
+        output = driver.read("ANSWER")
         if output["valid"]:
             got.append(output["token"])
             if output["last"]:

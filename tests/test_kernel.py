@@ -104,7 +104,7 @@ def test_the_runtimes_handshake(kernel):
         one.set("ISR", **events)
         assert not any(one.control("ISR").values())
         got = []
-        while (output := one.driver.read("OUTPUT"))["valid"]:
+        while (output := one.driver.read("ANSWER"))["valid"]:
             got.append(output["token"])
         assert got == want
 

@@ -64,7 +64,7 @@ class Control(Block):
     idle : Out(1)
         As STATUS.idle.
     waiting : Out(1)
-        OUTPUT holds a token.
+        ANSWER holds a token.
     """
 
     belt = False
@@ -249,16 +249,16 @@ class Control(Block):
 
         # The answer: one place stays free for the end of a request that fails.
         out_fifo = SyncFIFOBuffered(width=len(self.out_token) + 2, depth=OUTPUT_DEPTH)
-        m.submodules.output = ResetInserter(self.chip_reset)(out_fifo)
+        m.submodules.answer = ResetInserter(self.chip_reset)(out_fifo)
         m.d.comb += [
             out_fifo.w_en.eq(self.out_valid | self.failed),
             out_fifo.w_data.eq(
                 Cat(self.failed, self.failed | self.out_last, Mux(self.failed, 0, self.out_token))
             ),
-            out_fifo.r_en.eq(regs.output_read),
+            out_fifo.r_en.eq(regs.answer_read),
         ]
         shown = Mux(out_fifo.r_rdy, out_fifo.r_data, 0)
-        show("OUTPUT", token=shown[2:], last=shown[1], failed=shown[0], valid=out_fifo.r_rdy)
+        show("ANSWER", token=shown[2:], last=shown[1], failed=shown[0], valid=out_fifo.r_rdy)
 
         # Requests.
         settings = Signal(SAMPLING)

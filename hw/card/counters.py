@@ -18,7 +18,7 @@ COUNTERS = {
     "stall_tape": "Clock cycles in passes that waited for weights, K or V.",
     "stall_row": "... for an embedding row.",
     "stall_kv": "... for room in the queue of K and V writes.",
-    "stall_other": "... for anything else: a start, CONTROL.hold, or room for OUTPUT.",
+    "stall_other": "... for anything else: a start, CONTROL.hold, or room for ANSWER.",
     "beats": "Belt cycles in which the array took a beat of each channel.",
     "array_busy": "Belt cycles in which the array multiplied.",
     "saturations": "Belt cycles in which a value was clipped to its format.",

@@ -34,7 +34,7 @@ class KernelControl(Block):
         The card takes `go` in this cycle.
     idle : In(1), low from the cycle after a taken `go` until the request has ended
     waiting : In(1)
-        OUTPUT holds a token.
+        ANSWER holds a token.
     irq : Out(1)
         The interrupt, a level
     """

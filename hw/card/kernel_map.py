@@ -30,7 +30,7 @@ def bus(channel: int) -> str:
 
 def _events(what: str) -> list[tuple[str, int, str]]:
     texts = {"done": "A request has ended.", "ready": "The next one may start.",
-             "token": "OUTPUT has got a token."}  # fmt: skip
+             "token": "ANSWER has got a token."}  # fmt: skip
     return [(name, 1, f"{texts[name]}{what}") for name in EVENTS]
 
 

@@ -203,12 +203,12 @@ REGISTERS: tuple[Register, ...] = (
              "`hw.sampler.settings` has it; mantissa 0: the largest logit wins.",
              ("mantissa", FIELDS["mantissa"], ""), ("shift", FIELDS["shift"], "")),
     register("START", 0x170, _W, "Begins the request that REQ_* describe. Refused unless idle, "
-             "configured, with OUTPUT empty, at least one token in the prompt and one to "
+             "configured, with ANSWER empty, at least one token in the prompt and one to "
              "generate, and a slot that exists.", ("go", 1, "")),
     register("PROMPT", 0x174, _W, "A token of the prompt, before START or after it. Refused when "
              "there is no room, and when it is no id below VOCAB."),
     register("PROMPT_ROOM", 0x178, _R, "Tokens that PROMPT takes now.", ("count", 16, "")),
-    register("OUTPUT", 0x17C, _TAKE, "The oldest token generated.",
+    register("ANSWER", 0x17C, _TAKE, "The oldest token generated.",
              ("token", 29, ""), ("last", 1, "The request has ended."),
              ("failed", 1, "It ended early and this is no token: aborted, no page free, context "
               "full, or STATUS.fault."),
