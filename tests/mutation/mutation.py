@@ -124,18 +124,15 @@ def mutate(
             (folder / f"{name}.v").write_text(text)
         read = "".join(f"read_verilog {name}.v\n" for name in sorted(texts))
         flat = "flatten\n" if within is None else ""
+        # What a memory holds at first is no logic.
+        logic = f"{top}/c:* {top}/t:$meminit* %d"
         yosys(
             f"{read}hierarchy -top {top}\nproc\n{flat}opt_clean -purge\nwrite_rtlil whole.il\n"
-            f"mutate -list {2 * count} -seed {seed} -o list.txt {top}",
+            f"mutate -list {2 * count} -seed {seed} -o list.txt {logic}",
             folder,
         )
-        # What a memory holds at first is no logic; a clock's other edge is where the inputs change.
         listed = (folder / "list.txt").read_text().splitlines()
-        faults = [
-            line
-            for line in listed
-            if "$meminit" not in line and not ("-mode inv" in line and "-port CLK" in line)
-        ][:count]
+        faults = [line for line in listed if _possible(line)][:count]
         width = len(faults).bit_length()
         lines = [
             f"mutate -ctrl {_PORT} {width} {number} {fault.removeprefix('mutate ')}"
@@ -167,6 +164,14 @@ def mutate(
             verdict = _UNKNOWN if clock else compare(design, _PORT, number)
             found[verdict.kind].append(f"{number} ({verdict}): {fault}")
     return Mutants(killed=len(killed), **found)
+
+
+def _possible(fault: str) -> bool:
+    """Not so: a clock's other edge, where the inputs change, and a read without a clock that can be
+    disabled, which Verilog has no words for.
+    """
+    read = "$memrd" in fault or "$auto$mem.cc" in fault
+    return not ("-mode inv" in fault and "-port CLK" in fault or read and "-port EN " in fault)
 
 
 def _scratch() -> Path:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.deep import deep
 from tokenloom.hw.ring.collective import (
+    Command,
     Op,
     chunks,
     collective,
@@ -68,6 +69,33 @@ async def collectives_are_exact_and_as_long_as_predicted(dut):
     done = len(given["nodes"]) * len(given["latency"]) * len(Op) * len(given["words"])
     assert exact == done or window < OPTIONS["window"]
     assert int(dut.again.value) == 0
+
+
+@cocotb.test()
+async def groups_of_any_size_that_fits(dut):
+    """What `command` would not choose: tiny groups, one as large as the window, any larger ones."""
+    given, random = parameters(), seeded()
+    rng = np.random.default_rng(random.getrandbits(32))
+    memory, window = sizes(given).values()
+    rings, latency = Rings(dut), 3
+    for nodes in given["nodes"]:
+        await rings.reset(nodes, latency=latency, seed=random.getrandbits(64) | 1)
+        for number in range(given["commands"]):
+            op = random.choice([op for op in Op if op not in (Op.BROADCAST, Op.SEND)])
+            words = random.randrange(1, min(memory // nodes, 300))
+            size = random.choice([1, 2, random.randrange(1, window), window - 1])
+            larger = random.choice([0, words, random.randrange(words + 1)])
+            if number == 0:  # without larger ones a group may fill the window
+                size, larger = window, 0
+            asked = Command(op=op, words=words, size=size, larger=larger)
+            assert not refusal(asked, nodes, **sizes(given)), asked
+            data = vectors(rng, nodes, words * chunks(op, nodes))
+            await rings.load_all(data)
+            took = await rings.run(asked, limit(given))
+            found = await rings.read_all(words * chunks(op, nodes))
+            assert (found == collective(asked, data)).all(), asked
+            least = duration(asked, nodes, hop=hop_cycles(latency, Ring.OWN))
+            assert took == least or took > least and not at_full_rate(asked, latency, window), asked
 
 
 # Of 65,536 frames; a burst hurts 8.5 in the mean.
