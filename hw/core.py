@@ -153,7 +153,7 @@ class Core(Block):
 
     def _recent(self) -> dict[str, Any]:
         ports = rule_ports(self._vocab_bits)
-        return {name: In(ports[name].shape) for name in ("recent", "recent_count")}
+        return {name: ports[name] for name in ("recent", "recent_count")}
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

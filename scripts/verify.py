@@ -60,7 +60,7 @@ class Sources:
             if path.suffix in SUFFIXES and path.is_file()
         }
         self.tests = {name: text for name, text in every.items() if TEST_FILE.match(name)}
-        self._others = {name: text for name, text in every.items() if name not in self.tests}
+        self._digests = {name: hashlib.sha256(text).digest() for name, text in every.items()}
 
     def digest(self, file: str) -> str:
         """Digest of what decides the result of a test file: all sources, and of the tests itself
@@ -72,14 +72,15 @@ class Sources:
             if name in found:
                 continue
             found.add(name)
-            text = self.tests.get(name, b"").decode()
+            text = self.tests[name].decode()
             wanted += self.tests if LOOKS_AROUND.search(text) else ()
             for module in NAMED.findall(text):
                 start = module.replace(".", "/")
                 wanted += [other for other in self.tests if other.startswith(start)]
         whole = hashlib.sha256()
-        for name, content in sorted([*self._others.items(), *((n, self.tests[n]) for n in found)]):
-            whole.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+        for name, digest in self._digests.items():
+            if name in found or name not in self.tests:
+                whole.update(name.encode() + b"\0" + digest)
         return whole.hexdigest()[:16]
 
 

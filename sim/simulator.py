@@ -27,7 +27,7 @@ from tokenloom.hw.memory.axi import ID_BITS, READS, WRITE_ADDRESS_BITS, WRITES
 from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_words
 from tokenloom.hw.verilog.block import Block, emit
-from tokenloom.hw.verilog.build_folder import build_root
+from tokenloom.hw.verilog.build_folder import build_root, write_whole
 from tokenloom.sim.kernel_adapter import ADAPTER, kernel_adapter
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.power_up import without_initial_values
@@ -170,12 +170,7 @@ def write_verilog(texts: dict[str, str], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            temporary = folder / f".{name}.v.{os.getpid()}"
-            try:
-                temporary.write_text(text)
-                temporary.replace(folder / f"{name}.v")
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(folder / f"{name}.v", text)
         for path in folder.glob("*.v"):
             if path.stem not in texts:
                 path.unlink(missing_ok=True)  # another run may have been faster

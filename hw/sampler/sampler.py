@@ -29,7 +29,7 @@ __all__ = ["RULES", "Sampler", "rule_ports"]
 
 
 def rule_ports(vocab_bits: int) -> dict[str, Any]:
-    """Inputs of a sampler with candidates that its logits' row shares with the others."""
+    """Inputs of a sampler with candidates, for its rules."""
     return {
         "recent": In(WINDOW_MAX * vocab_bits),
         "recent_count": In(FIELDS["window"]),

@@ -183,8 +183,9 @@ class PassControl(Block):
             m.d.sync += self.refused_ids.eq(self.refused_ids + 1)
         ends_early = self.broken | self.cancel | lost
 
-        chosen = self.chosen
-        ended = Cat(eos_used[i] & (eos.word_select(i, 32) == chosen) for i in range(EOS_IDS)).any()
+        ended = Cat(
+            eos_used[i] & (eos.word_select(i, 32) == self.chosen) for i in range(EOS_IDS)
+        ).any()
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += self.req_ready.eq(1)
@@ -258,7 +259,7 @@ class PassControl(Block):
                 with m.Elif(ends_early):
                     m.next = "halt"
             with m.State("after"):
-                m.d.sync += [self.pos.eq(self.pos + self.rows_used), token.eq(chosen)]
+                m.d.sync += [self.pos.eq(self.pos + self.rows_used), token.eq(self.chosen)]
                 with m.If(~decoding):
                     m.d.sync += prompt_left.eq(prompt_left - self.rows_used)
                 m.next = "begin"
@@ -266,7 +267,7 @@ class PassControl(Block):
                     m.d.sync += [decoding.eq(1), new_left.eq(new_left - 1)]
                     m.d.comb += [
                         self.out_valid.eq(1),
-                        self.out_token.eq(chosen),
+                        self.out_token.eq(self.chosen),
                         self.out_last.eq(ended | (new_left == 1)),
                     ]
                     with m.If(self.out_last):

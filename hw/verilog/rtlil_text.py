@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from amaranth.back import verilog
 
-from tokenloom.hw.verilog.build_folder import build_root
+from tokenloom.hw.verilog.build_folder import build_root, write_whole
 
 __all__ = ["to_verilog"]
 
@@ -28,11 +28,9 @@ def to_verilog(rtlil: str) -> str:
     with suppress(OSError):
         return kept.read_text()
     text: str = verilog._convert_rtlil_text(rtlil, strip_internal_attrs=True)
-    temporary = kept.with_suffix(f".{os.getpid()}")
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(kept)
+        write_whole(kept, text)
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ from amaranth.hdl import Module
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import FallingEdge
 
-from tests.hw.clocked import begin, reset
+from tests.hw.clocked import reset
 from tests.hw.many import start_clock
-from tests.hw.words import pack, unpack
+from tests.hw.words import pack, unpack, words
 from tokenloom.hw.verilog.block import Block, instance
 
-__all__ = ["Lanes", "SideBySide", "play", "words"]
+__all__ = ["Lanes", "SideBySide", "play"]
 
 
 class SideBySide(Block):
@@ -42,72 +42,6 @@ class SideBySide(Block):
                 part = getattr(self, name).word_select(i, len(value))
                 m.d.comb += value.eq(part) if flow.name == "In" else part.eq(value)
         return m
-
-
-async def play(dut, rng, inputs, outputs, beats, *, latency, setup=(), stall=0.1):
-    """Play values on all blocks in step.
-
-    Parameters
-    ----------
-    inputs, outputs : dict
-        Port name to width, of one block, `in_valid` and `out_valid` aside; negative: signed.
-    beats : list of dict
-        Port name to array [values, blocks], for the cycles that a value takes; what a beat does
-        not name is noise.
-    latency : int
-        Belt cycles from a value's last beat to its output.
-    setup : sequence of dict
-        Port name to the word that it holds, for the belt cycles before the first value.
-
-    Returns
-    -------
-    dict
-        Port name to array [values, blocks].
-    """
-    shape = next(iter(beats[0].values())).shape
-    values, count = shape
-    found = {name: np.zeros(shape, dtype=np.int64) for name in outputs}
-    dut.en.value = 1
-    await begin(dut, ["in_valid", *(setup[0] if setup else ())])
-    for given in setup:
-        for name, word in given.items():
-            getattr(dut, name).value = word
-        await FallingEdge(dut.clk)
-    for name in setup[0] if setup else ():
-        getattr(dut, name).value = 0
-    every = (1 << count) - 1
-    total = values * len(beats)
-    for cycle in range(total + latency - 1):
-        value, beat = divmod(cycle, len(beats))
-        given = beats[beat] if value < values else {}
-        dut.in_valid.value = every if given else 0
-        for name, bits in inputs.items():
-            width = abs(bits)
-            if name in given:
-                word = pack(given[name][value], width)
-            else:
-                word = rng.getrandbits(width * count)
-            getattr(dut, name).value = word
-        while rng.random() < stall:
-            dut.en.value = 0
-            await FallingEdge(dut.clk)
-        dut.en.value = 1
-        await FallingEdge(dut.clk)
-        last = cycle + 1 - latency  # the beat whose output this is
-        comes = last >= 0 and last % len(beats) == len(beats) - 1
-        assert int(dut.out_valid.value) == (every if comes else 0), f"cycle {cycle}"
-        if comes:
-            for name, bits in outputs.items():
-                word = int(getattr(dut, name).value)
-                found[name][last // len(beats)] = unpack(word, abs(bits), count, unsigned=bits > 0)
-    return found
-
-
-def words(values: np.ndarray, bits: int) -> list[int]:
-    """What a port of `bits` bits per block holds, cycle by cycle, of an array [cycles, blocks]."""
-    each = (values[..., None] >> np.arange(bits) & 1).astype(np.uint8)
-    rows = np.packbits(each.reshape(len(values), -1), axis=1, bitorder="little")
-    return [int.from_bytes(row.tobytes(), "little") for row in rows]
 
 
 class Lanes:
@@ -191,3 +125,68 @@ class Lanes:
         wanted = unpack(want, abs(bits), self.count, unsigned=bits > 0)
         for lane, (one, other) in enumerate(zip(self.read(name), wanted, strict=True)):
             assert one == other, f"{name} of lane {lane}: {one}, not {other}; {about(lane)}"
+
+
+async def play(
+    dut: Any,
+    rng: random.Random,
+    inputs: dict[str, int],
+    outputs: dict[str, int],
+    beats: list[dict[str, np.ndarray]],
+    *,
+    latency: int,
+    setup: Sequence[dict[str, int]] = (),
+    stall: float = 0.1,
+) -> dict[str, np.ndarray]:
+    """Play values on all blocks in step.
+
+    Parameters
+    ----------
+    inputs, outputs : dict
+        Port name to width, of one block, `in_valid` and `out_valid` aside; negative: signed.
+    beats : list of dict
+        Port name to array [values, blocks], for the cycles that a value takes; what a beat does
+        not name is noise.
+    latency : int
+        Belt cycles from a value's last beat to its output.
+    setup : sequence of dict
+        Port name to the word that it holds, for the belt cycles before the first value.
+
+    Returns
+    -------
+    dict
+        Port name to array [values, blocks].
+    """
+    values, count = next(iter(beats[0].values())).shape
+    configured = dict.fromkeys(setup[0] if setup else (), 1)  # driven as words, never noise
+    lanes = Lanes(
+        dut, rng, count, {"in_valid": 1, **inputs, **configured}, {"out_valid": 1, **outputs},
+        strobes=("in_valid", *configured),
+    )  # fmt: skip
+    await lanes.reset()
+    for given in setup:
+        lanes.drive(**given)
+        await lanes.next()
+    lanes.stall = stall
+    every = [lanes.every] * values
+    feed = [
+        {"in_valid": every, **{name: words(beat[name], abs(inputs[name])) for name in beat}}
+        for beat in beats
+    ]
+    found: dict[str, list[list[int]]] = {name: [] for name in outputs}
+    for cycle in range(values * len(beats) + latency - 1):
+        value, beat = divmod(cycle, len(beats))
+        item: dict[str, int] = {}
+        if value < values:
+            item = {
+                "in_valid": lanes.every,
+                **{name: feed[beat][name][value] for name in feed[beat]},
+            }
+        lanes.drive(**item)
+        await lanes.next()
+        last = cycle + 1 - latency  # the beat whose output this is
+        comes = last >= 0 and last % len(beats) == len(beats) - 1
+        assert lanes.word("out_valid") == (lanes.every if comes else 0), f"cycle {cycle}"
+        for name in outputs if comes else ():
+            found[name].append(lanes.read(name))
+    return {name: np.array(rows, dtype=np.int64) for name, rows in found.items()}

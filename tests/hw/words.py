@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["pack", "to_signed", "unpack"]
+import numpy as np
+
+__all__ = ["pack", "to_signed", "unpack", "words"]
 
 
 def to_signed(value: int, bits: int) -> int:
@@ -25,3 +27,10 @@ def unpack(word: int, bits: int, count: int, *, unsigned: bool = False) -> list[
     """The `count` elements of `word`."""
     values = [word >> bits * i & ((1 << bits) - 1) for i in range(count)]
     return values if unsigned else [to_signed(value, bits) for value in values]
+
+
+def words(values: np.ndarray, bits: int) -> list[int]:
+    """`pack` of each row of an integer array [rows, elements], all rows at once."""
+    each = (values[..., None] >> np.arange(bits) & 1).astype(np.uint8)
+    rows = np.packbits(each.reshape(len(values), -1), axis=1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in rows]

@@ -13,7 +13,8 @@ import pytest
 from tests.deep import deep
 from tests.hw.attention.test_head_norm import INPUTS, OUTPUTS, TAG
 from tests.hw.many import MANY
-from tests.hw.side_by_side import Lanes, SideBySide, words
+from tests.hw.side_by_side import Lanes, SideBySide
+from tests.hw.words import words
 from tokenloom.hw.attention.head_norm import HeadNorm
 from tokenloom.hw.numbers import formats as fx
 from tokenloom.sim.bench import parameters, run_block, seeded
@@ -60,15 +61,17 @@ def some_heads(rng: np.random.Generator, random: random.Random, heads: int, size
     )
 
 
-def saturations(stream: np.ndarray, gain: np.ndarray, y: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Which values `formats.norm` clamps; it says how many."""
+def clamped_norm(
+    stream: np.ndarray, gain: np.ndarray, y: np.ndarray, k: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`formats.norm`, and which values it clamps; it says how many."""
     value, count = fx.norm(stream, gain, y, k)
     at_end = (value == LOW) | (value == HIGH)
     if count != at_end.sum():  # not clamped and still at an end: ask value by value
         for i, j in np.argwhere(at_end):
             at_end[i, j] = fx.norm(stream[i : i + 1, [j]], gain[i, j], y[[i]], k[[i]])[1]
     assert count == at_end.sum()
-    return at_end
+    return value, at_end
 
 
 def normed_heads(given: Heads) -> tuple[np.ndarray, np.ndarray]:
@@ -80,8 +83,7 @@ def normed_heads(given: Heads) -> tuple[np.ndarray, np.ndarray]:
         if not len(stream):
             continue
         y, k = fx.rsqrt_rows(fx.norm_sums(fx.sum_squares(stream), given.eps[lane]))
-        values[some, lane], _ = fx.norm(stream, gain, y, k)
-        saturated[some, lane] = saturations(stream, gain, y, k)
+        values[some, lane], saturated[some, lane] = clamped_norm(stream, gain, y, k)
     return values, saturated
 
 

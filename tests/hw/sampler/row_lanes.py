@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.hw.side_by_side import Lanes, words
+from tests.hw.side_by_side import Lanes
+from tests.hw.words import words
 from tokenloom.hw.sampler.noise import Noise
 
 __all__ = ["HIGH", "LOW", "row_size", "send", "some_rows"]

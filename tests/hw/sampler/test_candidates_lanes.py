@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import cocotb
 import numpy as np
@@ -11,14 +11,14 @@ import pytest
 
 from tests.deep import deep
 from tests.hw.many import MANY
-from tests.hw.sampler.row_lanes import HIGH, LOW, row_size, send, some_rows
-from tests.hw.sampler.test_candidates_rtl import FRACTION, VOCAB_BITS, settings_of
+from tests.hw.sampler.candidate_rows import FRACTION, LISTED, a_row
+from tests.hw.sampler.row_lanes import row_size, send, some_rows
+from tests.hw.sampler.test_candidates_rtl import VOCAB_BITS
 from tests.hw.side_by_side import Lanes, SideBySide
-from tokenloom.hw.sampler.candidates import Choice, adjust, choose, log_probabilities
 from tokenloom.hw.sampler.noise import SAMPLING
 from tokenloom.hw.sampler.power_sum import OCTAVE_BITS
 from tokenloom.hw.sampler.sampler import Sampler
-from tokenloom.hw.sampler.settings import BIASES_MAX, WINDOW_MAX, Settings
+from tokenloom.hw.sampler.settings import BIASES_MAX, WINDOW_MAX
 from tokenloom.sim.bench import parameters, run_block, seeded
 
 CANDIDATES, LANES = 64, 8
@@ -31,59 +31,19 @@ INPUTS = {
 STABLE = (
     "sampling", "position", "recent", "recent_count", "bias_addr", "bias_id", "bias_value",
 )  # fmt: skip
-LISTED = {"list_id": VOCAB_BITS, "list_logit": -32, "list_log": -32, "list_kept": 1}
 OUTPUTS = {
-    "token": VOCAB_BITS, "token_valid": 1, "list_valid": 1, **LISTED,
+    "token": VOCAB_BITS, "token_valid": 1, "list_valid": 1, "list_id": VOCAB_BITS,
+    "list_logit": -32, "list_log": -32, "list_kept": 1,
     "total": VOCAB_BITS + 49, "octave": -OCTAVE_BITS,
 }  # fmt: skip
 
 
-class Row(NamedTuple):
-    """A row of one lane, and what comes out."""
-
-    settings: Settings
-    position: int
-    recent: list[int]
-    biases: list[tuple[int, int]]  # the whole table
-    want: Choice
-    listed: list[tuple[int, ...]]  # as LISTED names them
-
-    @property
-    def recent_count(self) -> int:
-        return min(self.settings.window, len(self.recent)) if self.settings.window else 0
-
-    @property
-    def recent_word(self) -> int:
-        latest = enumerate(reversed(self.recent[-WINDOW_MAX:]))
-        return sum(token << VOCAB_BITS * place for place, token in latest)
-
-
-def a_row(rng: Any, logits: np.ndarray, mask: np.ndarray) -> Row:
-    """Any settings for these logits, and the golden answer."""
-    size = len(logits)
-    settings = settings_of(rng, CANDIDATES, BIASES_MAX)
-    spread = max(1, size // rng.choice((1, 4)))
-    recent = [rng.randrange(spread) for _ in range(rng.choice((1, 3, 64, 100)))]
-    ids = range(BIASES_MAX)
-    if rng.random() < 0.5:
-        ids = sorted(rng.sample(range(1 << VOCAB_BITS), BIASES_MAX))
-    biases = [(i, rng.choice((LOW, HIGH, 0, rng.randint(LOW, HIGH) >> 8))) for i in ids]
-    inside = [entry for entry in biases[: settings.biases] if entry[0] < size]
-    position = rng.getrandbits(20)
-    want = choose(logits, position, settings, recent=recent, biases=inside, mask=mask)
-    listed: list[tuple[int, ...]] = []
-    if want.ids:
-        window = recent[-settings.window :] if settings.window else ()
-        values = adjust(logits, settings, window, inside)[want.ids]
-        logs = log_probabilities(values, settings, want.total, want.octave)
-        kept = [int(i < want.kept) for i in range(len(want.ids))]
-        listed = list(zip(want.ids, values.tolist(), logs.tolist(), kept, strict=True))
-    return Row(settings, position, recent, biases, want, listed)
-
-
 async def play(lanes: Lanes, number: int, logits: np.ndarray, masks: np.ndarray) -> None:
     """A row in each lane; the settings say when a lane's token comes."""
-    rows = [a_row(lanes.rng, *one) for one in zip(logits, masks, strict=True)]
+    rows = [
+        a_row(lanes.rng, *one, candidates=CANDIDATES, vocab_bits=VOCAB_BITS)
+        for one in zip(logits, masks, strict=True)
+    ]
 
     def about(lane: int) -> str:
         row = rows[lane]
