@@ -2,7 +2,7 @@
 
 A test file holds both the cocotb test functions and the pytest function that calls `run_block`;
 builds are shared by content, so a block that did not change is not compiled again. Verilator's own
-runtime, which takes longer to compile than any block, is compiled once for all of them.
+runtime and its headers, which take longer to compile than most blocks, are compiled once for all.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ def parameters() -> dict[str, Any]:
     return result
 
 
+# What the C++ of every block includes.
+_HEADERS = "".join(f'#include "{name}.h"\n' for name in ("verilated", "verilated_dpi"))
+
+
 def _digest(*parts: Iterable[str]) -> str:
     content = "\0".join(text for part in (*parts, VERILATOR_FLAGS) for text in part)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -70,20 +74,33 @@ def _with_runtime(folder: Path, build: dict[str, Any]) -> None:
 
     The first block to be built compiles them. They do not depend on the block, but verilated.mk
     says that they do on its makefile, so make is told to take them as they are. (`verilator.o`,
-    cocotb's main program, knows the block's own class and is no part of this.)
+    cocotb's main program, knows the block's own class and is no part of this.) Precompiled headers
+    it would make anew for each block, with the block's own class in them, which takes longer than
+    it saves: all blocks share those of the runtime.
     """
+    runtime = _runtime(build)
+    header = runtime / "runtime.h"
+    build["make_args"] += [
+        f"VK_PCH_H={header}",
+        *(f"VK_PCH_I_{kind.upper()}=-include {header}.{kind}" for kind in ("fast", "slow")),
+    ]
     if not folder.exists():
-        _copy_runtime(folder, build)
+        _copy_runtime(runtime, folder, build)
     build["make_args"] += [f"--assume-old={path.name}" for path in folder.glob("verilated*.o")]
 
 
-def _copy_runtime(folder: Path, build: dict[str, Any]) -> None:
-    program = verilator_root() or shutil.which("verilator")
+def _runtime(build: dict[str, Any]) -> Path:
+    """The folder that all builds with these tools and flags share."""
+    programs = (verilator_root() or shutil.which("verilator"), shutil.which("c++"))
+    tools = [f"{path} {Path(path).stat().st_mtime}" for path in programs if path]
     flags = [flag for flag in build["extra_args"] if not flag.endswith(".vlt")]
-    key = _digest([str(program), str(Path(str(program)).stat().st_mtime), cocotb.__file__], flags)
-    runtime = build_root() / "bench" / f"runtime-{key}"
+    return build_root() / "bench" / f"runtime-{_digest(tools, [cocotb.__file__], flags)}"
+
+
+def _copy_runtime(runtime: Path, folder: Path, build: dict[str, Any]) -> None:
     with _locked(runtime):
         if not (runtime / ".done").exists():
+            (runtime / "runtime.h").write_text(_HEADERS)
             cocotb_test.simulator.run(module="", simulator="verilator", compile_only=True, **build)
             for path in folder.glob("verilated*.o"):
                 shutil.copyfile(path, runtime / path.name)
@@ -159,7 +176,7 @@ def bench_folder(
             "sim_build": str(folder / "sim"),
             # A bench sees the ports alone: every wire open to it makes a build ten times as long.
             "extra_args": [*VERILATOR_FLAGS, *flags, "--no-public-flat-rw", str(ports)],
-            "make_args": ["-j2", "CFG_CXXFLAGS_PCH_I=-include"],
+            "make_args": ["-j2"],
             "extra_env": env,
             "timescale": "1ns/1ps",
         }
