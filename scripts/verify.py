@@ -15,21 +15,24 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "verify"
-# These decide what a test does; documents and build folders do not.
-SUFFIXES = {".py", ".cpp", ".hpp", ".toml", ".json", ".safetensors"}
+# These decide what a test does only if it names one.
+DOCUMENTS = {".md", ".svg", ".png"}
 TEST_FILE = re.compile(r"tests/(.*/)?test_\w+\.py$")
 NAMED = re.compile(r"\btests\.[\w.]+")  # imported, or a bench that a simulator is told
 LONG = ("tests/mutation", "tests/drawn", "tests/formal")  # first, while no time is known
 LOOKS_AROUND = re.compile(r"rglob|ls-files")
+READS = re.compile(r"\.(md|svg|png)\b|\bdocs\b|README")
 TOLD = 40  # lines of a failed file's output
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
@@ -46,7 +49,7 @@ class Result:
 
 
 class Sources:
-    """All that git tracks or would track, but documents."""
+    """All that git tracks or would track."""
 
     def __init__(self) -> None:
         listed = subprocess.run(
@@ -54,19 +57,18 @@ class Sources:
             cwd=ROOT, capture_output=True, text=True, check=True,
         ).stdout.splitlines()  # fmt: skip
         paths = [ROOT / name for name in sorted(listed)]
-        every = {
-            str(path.relative_to(ROOT)): path.read_bytes()
-            for path in paths
-            if path.suffix in SUFFIXES and path.is_file()
-        }
+        every = {str(path.relative_to(ROOT)): path.read_bytes() for path in paths if path.is_file()}
         self.tests = {name: text for name, text in every.items() if TEST_FILE.match(name)}
         self._digests = {name: hashlib.sha256(text).digest() for name, text in every.items()}
+        installed = {f"{one.name} {one.version}" for one in distributions()}
+        self._tools = "\n".join([sys.version, *sorted(installed), str(shutil.which("verilator"))])
 
     def digest(self, file: str) -> str:
-        """Digest of what decides the result of a test file: all sources, and of the tests itself
-        and those that it names as modules, or all if it looks at the tree.
+        """Digest of what decides the result of a test file: what is installed, all sources, and of
+        the tests itself and those that it names as modules, or all if it looks at the tree;
+        documents if one of these reads any.
         """
-        wanted, found = [file], set()
+        wanted, found, reads = [file], set(), False
         while wanted:
             name = wanted.pop()
             if name in found:
@@ -74,12 +76,14 @@ class Sources:
             found.add(name)
             text = self.tests[name].decode()
             wanted += self.tests if LOOKS_AROUND.search(text) else ()
+            reads = reads or bool(LOOKS_AROUND.search(text) or READS.search(text))
             for module in NAMED.findall(text):
                 start = module.replace(".", "/")
                 wanted += [other for other in self.tests if other.startswith(start)]
-        whole = hashlib.sha256()
+        whole = hashlib.sha256(self._tools.encode())
         for name, digest in self._digests.items():
-            if name in found or name not in self.tests:
+            source = reads or Path(name).suffix not in DOCUMENTS
+            if name in found if name in self.tests else source:
                 whole.update(name.encode() + b"\0" + digest)
         return whole.hexdigest()[:16]
 

@@ -14,6 +14,7 @@ import os
 import random
 import re
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,11 @@ def parameters() -> dict[str, Any]:
     return result
 
 
-# What the C++ of every block includes.
-_HEADERS = "".join(f'#include "{name}.h"\n' for name in ("verilated", "verilated_dpi"))
+_HEADER = "runtime.h"
+# What the C++ of every block includes, and cocotb's main program.
+_INCLUDED = "".join(f'#include "verilated{part}.h"\n' for part in ("", "_dpi", "_vpi"))
+# Variables that cocotb-test and verilated.mk take flags from.
+_ENVIRONMENT = ("WAVES", "CPPFLAGS", "CXXFLAGS", "USER_CPPFLAGS")
 
 
 def _digest(*parts: Iterable[str]) -> str:
@@ -70,49 +74,66 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _with_runtime(folder: Path, build: dict[str, Any]) -> None:
-    """Put the object files of Verilator's runtime into a block's new build folder.
+    """Let a block's build take Verilator's runtime and precompiled headers as they are.
 
-    The first block to be built compiles them. They do not depend on the block, but verilated.mk
-    says that they do on its makefile, so make is told to take them as they are. (`verilator.o`,
-    cocotb's main program, knows the block's own class and is no part of this.) Precompiled headers
-    it would make anew for each block, with the block's own class in them, which takes longer than
-    it saves: all blocks share those of the runtime.
+    The runtime's object files do not depend on the block, but verilated.mk says that they do on its
+    makefile. Precompiled headers it would make anew for each block, and with the block's own class
+    in them, which takes longer than it saves; for small blocks it has none at all.
     """
-    runtime = _runtime(build)
-    header = runtime / "runtime.h"
-    build["make_args"] += [
-        f"VK_PCH_H={header}",
-        *(f"VK_PCH_I_{kind.upper()}=-include {header}.{kind}" for kind in ("fast", "slow")),
-    ]
-    if not folder.exists():
-        _copy_runtime(runtime, folder, build)
-    build["make_args"] += [f"--assume-old={path.name}" for path in folder.glob("verilated*.o")]
-
-
-def _runtime(build: dict[str, Any]) -> Path:
-    """The folder that all builds with these tools and flags share."""
-    programs = (verilator_root() or shutil.which("verilator"), shutil.which("c++"))
-    tools = [f"{path} {Path(path).stat().st_mtime}" for path in programs if path]
-    flags = [flag for flag in build["extra_args"] if not flag.endswith(".vlt")]
-    return build_root() / "bench" / f"runtime-{_digest(tools, [cocotb.__file__], flags)}"
-
-
-def _copy_runtime(runtime: Path, folder: Path, build: dict[str, Any]) -> None:
+    runtime = build_root() / "bench" / f"runtime-{_digest(*_tools(_flags(build)))}"
     with _locked(runtime):
         if not (runtime / ".done").exists():
-            (runtime / "runtime.h").write_text(_HEADERS)
-            cocotb_test.simulator.run(module="", simulator="verilator", compile_only=True, **build)
-            for path in folder.glob("verilated*.o"):
-                shutil.copyfile(path, runtime / path.name)
+            _make_runtime(runtime, build)
             (runtime / ".done").touch()
-            return
-    # All of them or none, should the process be killed.
-    whole = folder.with_name("runtime")
-    shutil.rmtree(whole, ignore_errors=True)
-    whole.mkdir()
-    for path in runtime.glob("*.o"):
-        shutil.copyfile(path, whole / path.name)
-    whole.rename(folder)
+    if not folder.exists():
+        # All of them or none, should the process be killed.
+        whole = folder.with_name("runtime")
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.mkdir()
+        for path in (runtime / "sim").glob("verilated*.o"):
+            shutil.copyfile(path, whole / path.name)
+        whole.rename(folder)
+    header = runtime / _HEADER
+    build["make_args"] += [
+        f"VK_PCH_H={header}",
+        *("VK_PCH_I_FAST=", "VK_PCH_I_SLOW="),  # these go to some of the files alone
+        *(f"OPT_FAST=-Os -include {header}.fast", f"OPT_SLOW=-include {header}.slow"),
+        *(f"--assume-old={path.name}" for path in folder.glob("verilated*.o")),
+    ]
+
+
+def _flags(build: dict[str, Any]) -> list[str]:
+    """Verilator's, without what belongs to one block."""
+    return [flag for flag in build["extra_args"] if not flag.endswith(".vlt")]
+
+
+def _tools(flags: Iterable[str]) -> Iterator[Iterable[str]]:
+    """What decides how a block is compiled."""
+    programs = (verilator_root() or shutil.which("verilator"), shutil.which("c++"))
+    yield [f"{path} {Path(path).stat().st_mtime}" for path in programs if path]
+    yield [cocotb.__file__, cocotb_test.__file__]
+    yield flags
+    yield [f"{name}={os.environ.get(name, '')}" for name in _ENVIRONMENT]
+
+
+def _make_runtime(runtime: Path, build: dict[str, Any]) -> None:
+    """Compile it with a module that has nothing in it."""
+    tiny, header, folder = runtime / "tiny.v", runtime / _HEADER, runtime / "sim"
+    shutil.rmtree(folder, ignore_errors=True)
+    tiny.write_text("module tiny(input wire clk);\nendmodule\n")
+    header.write_text(_INCLUDED)
+    its = {
+        "toplevel": tiny.stem,
+        "verilog_sources": [str(tiny)],
+        "sim_build": str(folder),
+        "extra_args": _flags(build),
+    }
+    cocotb_test.simulator.run(module="", simulator="verilator", compile_only=True, **build | its)
+    headers = [f"{header}.{kind}.gch" for kind in ("fast", "slow")]
+    for path in headers:
+        Path(path).unlink(missing_ok=True)
+    make = ["make", "-C", str(folder), "-f", "Vtop.mk", f"VK_PCH_H={header}", *headers]
+    subprocess.run(make, check=True, capture_output=True)
 
 
 def run_block(block: Block, module: str, *, parameters: dict[str, Any] | None = None) -> None:
@@ -157,7 +178,8 @@ def bench_folder(
     flags : sequence of str
         Further ones for Verilator.
     """
-    folder = build_root() / "bench" / f"{top}-{_digest(sorted(texts), texts.values(), flags)}"
+    digest = _digest(sorted(texts), texts.values(), *_tools(flags))
+    folder = build_root() / "bench" / f"{top}-{digest}"
     with _locked(folder):
         ports = folder / "ports.vlt"
         files = {folder / f"{name}.v": text for name, text in texts.items()}

@@ -28,6 +28,7 @@ from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.hw.taps import tap_words
 from tokenloom.hw.verilog.block import Block, emit
 from tokenloom.hw.verilog.build_folder import build_root, write_whole
+from tokenloom.hw.verilog.rtlil_text import tools
 from tokenloom.sim.kernel_adapter import ADAPTER, kernel_adapter
 from tokenloom.sim.memory import model_sources
 from tokenloom.sim.power_up import without_initial_values
@@ -71,8 +72,8 @@ def _digest(*parts: str) -> str:
 
 
 def _source_digest() -> str:
-    """Digest of the generator's own sources."""
-    digest = hashlib.sha256()
+    """Digest of the generator's own sources and of its tools."""
+    digest = hashlib.sha256(tools().encode())
     for path in sorted((Path(__file__).parent.parent / "hw").rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

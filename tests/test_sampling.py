@@ -20,6 +20,8 @@ from tokenloom.sim.request import GREEDY, Sampling
 
 NARROW = dict(width=2, ffn=1, heads=1, kv_heads=1, head_size=2, vocab=2, layers=1)
 PROMPT = [1, 7, 3, 30, 2]
+# Beginnings of it: in a chip of four rows the last pass ends in each of them.
+LENGTHS = (4, 3, 2, 5)
 WARM = Sampling(temperature=1.5, seed=0x0123456789ABCDEF)
 
 
@@ -46,8 +48,10 @@ def tokens(device, new, sampling, prompt=PROMPT):
 def test_the_same_seed_gives_the_same_tokens_for_every_shape(overrides, device):
     model = quantise(random_model(**SMALL))
     chip, golden = device(model, hardware=load("mini", overrides)), Golden(model)
-    for sampling in (WARM, Sampling(temperature=0.3, seed=1), GREEDY):
-        assert tokens(chip, 30, sampling) == golden.answer(PROMPT, 30, sampling)
+    warm = (WARM, Sampling(temperature=0.3, seed=1), Sampling(temperature=2.0, seed=8))
+    for length, sampling in zip(LENGTHS, (*warm, GREEDY), strict=True):
+        prompt = PROMPT[:length]
+        assert tokens(chip, 30, sampling, prompt) == golden.answer(prompt, 30, sampling)
 
 
 CHOSEN = (
@@ -67,11 +71,12 @@ def test_cut_offs_and_rules_for_every_shape(overrides, device):
     model = quantise(random_model(**SMALL))
     chip, golden = device(model, hardware=load("mini", overrides)), Golden(model)
     answers = set()
-    for sampling in (*CHOSEN, WARM):
-        records = list(chip.generate(PROMPT, 24, sampling=sampling))
-        assert compare_with_golden(model, PROMPT, records, sampling=sampling) is None
+    for length, sampling in zip(2 * LENGTHS, (*CHOSEN, WARM), strict=True):
+        prompt = PROMPT[:length]
+        records = list(chip.generate(prompt, 24, sampling=sampling))
+        assert compare_with_golden(model, prompt, records, sampling=sampling) is None
         found = [record.token for record in records if record.sample]
-        assert found == golden.answer(PROMPT, 24, sampling)
+        assert found == golden.answer(prompt, 24, sampling)
         answers.add(tuple(found))
         schedule = predictor(chip, sampling)
         for one in records:

@@ -7,8 +7,8 @@ from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.array.row_lane import BLOCK_TAG, Target
-from tokenloom.hw.attention.context import Context
 from tokenloom.hw.attention.context_buffer import ContextBuffer
+from tokenloom.hw.attention.context_lane import ContextLane
 from tokenloom.hw.attention.scores import Scores
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.attention.v_exponents import VExponents
@@ -76,7 +76,7 @@ class Attention(Block):
     """
 
     # One delay for both: the array's operations must end in the order of their queue.
-    KEYS_DONE = VALUES_DONE = max(Scores.WRITE_LATENCY - 1, Context.LATENCY)
+    KEYS_DONE = VALUES_DONE = max(Scores.WRITE_LATENCY - 1, ContextLane.LATENCY)
     CONTEXT_BLOCK = 2
 
     def __init__(
@@ -238,7 +238,7 @@ class Attention(Block):
                 dim_blocks=self._dim_blocks,
                 chunks=bool(self._head_max),
             )
-            context = Context(
+            context = ContextLane(
                 drain=self._w,
                 slot_groups=self._slots,
                 width_max=self._width,
@@ -356,7 +356,7 @@ class Attention(Block):
         return m
 
     def _show(
-        self, m: Module, lane: int, scores: Scores, softmax: Softmax, context: Context
+        self, m: Module, lane: int, scores: Scores, softmax: Softmax, context: ContextLane
     ) -> None:
         """A lane's scores as the softmax reads them, its denominators and its output."""
         fields = attention_tap(self._w)

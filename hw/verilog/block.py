@@ -137,10 +137,9 @@ def _convert(block: Block) -> str:
         design = EnableInserter({"sync": block.en})(block)
     text = to_verilog(rtlil.convert(design, name=block.module_name, ports=ports, emit_src=False))
     # Whoever connects the module by hand must not have to know that escape.
-    if escaped := [name for name in ports if f"\\{name} " in text]:
+    if escaped := [name for name in (block.module_name, *ports) if f"\\{name} " in text]:
         raise ValueError(
-            f"ports of {block.module_name} have names that Verilog keeps for itself: "
-            f"{', '.join(escaped)}"
+            f"{block.module_name}: names that Verilog keeps for itself: {', '.join(escaped)}"
         )
     return tidy(text)
 
@@ -151,7 +150,8 @@ def emit(*tops: Block) -> dict[str, str]:
     Raises
     ------
     ValueError
-        When two blocks of one name differ in their parameters, or a port's name is a keyword.
+        When two blocks of one name differ in their parameters, or a block's or a port's name is a
+        keyword.
     """
     library = _Library()
     for top in tops:

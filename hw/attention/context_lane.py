@@ -12,12 +12,12 @@ from tokenloom.hw.numbers.formats import ACC_BITS, DEN_BITS
 from tokenloom.hw.verilog.addressed_memory import addressed_memory
 from tokenloom.hw.verilog.block import Block, instance
 
-__all__ = ["Context"]
+__all__ = ["ContextLane"]
 
 _RM_BITS = 17
 
 
-class Context(Block):
+class ContextLane(Block):
     """The rounding point `context` for W drained accumulators per cycle.
 
     `t = sat32(rs(acc, nd - floor_v))`, `out = sat32(rs(t * rm, 16))`; nd and rm of every

@@ -12,7 +12,7 @@ import pytest
 from tests.hw.array.lane_bench import STALLS, Item, Lane, expect
 from tests.hw.many import many_values
 from tests.hw.words import pack
-from tokenloom.hw.attention.context import Context
+from tokenloom.hw.attention.context_lane import ContextLane
 from tokenloom.hw.numbers import formats
 from tokenloom.sim.bench import parameters, run_block, seeded
 
@@ -74,9 +74,9 @@ async def lane(dut: Any) -> None:
                 place = index % 2, index // 2
                 den = some_den()
                 item |= {"den_valid": 1, "den_bank": place[0], "den_slot": place[1], "den": den}
-                on_the_way[cycle + Context.DEN_LATENCY] = place, den
+                on_the_way[cycle + ContextLane.DEN_LATENCY] = place, den
             before, latest = latest, None
-            if cycle >= 2 * slots + Context.DEN_LATENCY and rng.random() < 0.8:
+            if cycle >= 2 * slots + ContextLane.DEN_LATENCY and rng.random() < 0.8:
                 place = rng.choice(sorted(known))
                 floor = rng.choice((0, 0, 1, 7, 17))
                 opens = closes = True
@@ -127,7 +127,7 @@ async def lane(dut: Any) -> None:
                         "out_dim": dim,
                         "out_saturated": int(count > 0),
                     }
-                    expected.append((cycle + Context.LATENCY, result))
+                    expected.append((cycle + ContextLane.LATENCY, result))
             cycles.append(item)
         expect(await bench.run(cycles, stall=stall), expected)
         for _, (place, den) in sorted(on_the_way.items()):
@@ -148,7 +148,7 @@ def test_context(drain: int, slot_groups: int, acc_bits: int, head_max: int) -> 
         "acc_bits": acc_bits,
         "head_max": head_max,
     }
-    run_block(Context(**values), __name__, parameters=values)
+    run_block(ContextLane(**values), __name__, parameters=values)
 
 
 @pytest.mark.parametrize(
@@ -166,4 +166,4 @@ def test_context(drain: int, slot_groups: int, acc_bits: int, head_max: int) -> 
 def test_parameters(wrong: dict[str, int]) -> None:
     values = {"drain": 2, "slot_groups": 2, "width_max": 64, "acc_bits": 64} | wrong
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Context(**values)
+        ContextLane(**values)
