@@ -30,7 +30,8 @@ KEPT = ROOT / "build" / "verify"
 DOCUMENTS = {".md", ".svg", ".png"}
 TEST_FILE = re.compile(r"tests/(.*/)?test_\w+\.py$")
 NAMED = re.compile(r"\btests\.[\w.]+")  # imported, or a bench that a simulator is told
-LONG = ("tests/mutation", "tests/drawn", "tests/formal")  # first, while no time is known
+# These come first while no time is known: mutants, many builds, proofs, whole chips.
+LONG = ("tests/mutation", "tests/drawn", "tests/formal", "tests/test_")
 LOOKS_AROUND = re.compile(r"rglob|ls-files")
 READS = re.compile(r"\.(md|svg|png)\b|\bdocs\b|README")
 TOLD = 40  # lines of a failed file's output
