@@ -28,7 +28,8 @@ from tokenloom.compiler.quantise import Gain, QLayer, QTensor, QuantModel
 from tokenloom.compiler.schedule import Schedule, predict
 from tokenloom.compiler.shapes import PublicModel
 from tokenloom.hw import config
-from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.config import HardwareConfig
+from tokenloom.hw.numbers.formats import BLOCK
 
 __all__ = [
     "FORMATS",

@@ -13,10 +13,11 @@ from tokenloom.compiler.block_formats import places
 from tokenloom.compiler.errors import ModelError
 from tokenloom.compiler.pack import pack_row, pack_weights, row_bytes, weights_bytes
 from tokenloom.compiler.quantise import QTensor, QuantModel
-from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.memory.axi import WRITE_ADDRESS_BITS
 from tokenloom.hw.memory.tape_format import TapeKind
+from tokenloom.hw.numbers.formats import BLOCK
 
 __all__ = ["MemoryImage", "Segment", "lay_out", "plan"]
 

@@ -17,9 +17,9 @@ from tokenloom.compiler.image import MemoryImage
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.array.operand_buffer import OPERAND_SUM
 from tokenloom.hw.attention.head_gains import HeadGains
-from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.memory.tape_format import TapeKind
-from tokenloom.hw.numbers.formats import ACTIVATION_BITS
+from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK
 from tokenloom.hw.sequencer.isa import (
     CHUNK,
     CHUNK_LAYOUTS,

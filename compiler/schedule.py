@@ -22,11 +22,12 @@ from tokenloom.hw.attention.attention import Attention
 from tokenloom.hw.attention.head_norm import HeadNorm
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.attention.window import first_token
-from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.core import EDGE
 from tokenloom.hw.embedding.embedding import Embedding
 from tokenloom.hw.norm.residual import Residual
 from tokenloom.hw.norm.rmsnorm import RmsNorm
+from tokenloom.hw.numbers.formats import BLOCK
 from tokenloom.hw.sampler.sampler import Sampler
 from tokenloom.hw.sampler.settings import Settings
 from tokenloom.hw.sequencer.isa import Dest, Kind, Unit

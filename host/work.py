@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenloom.compiler.estimate import pass_words, weights_per_token
 from tokenloom.compiler.image import plan
-from tokenloom.hw.config import BLOCK
+from tokenloom.hw.numbers.formats import BLOCK
 
 if TYPE_CHECKING:
     from tokenloom.compiler.quantise import QuantModel

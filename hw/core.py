@@ -18,11 +18,11 @@ from tokenloom.hw.array.wiring import connect_control, connect_operands
 from tokenloom.hw.attention.attention import Attention
 from tokenloom.hw.attention.head_gains import HeadGains
 from tokenloom.hw.attention.head_norm import GAIN_BITS
-from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.config import HardwareConfig
 from tokenloom.hw.embedding.embedding import Embedding
 from tokenloom.hw.norm.residual import Residual
 from tokenloom.hw.norm.rmsnorm import RmsNorm
-from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS
+from tokenloom.hw.numbers.formats import ACC_BITS, ACTIVATION_BITS, BLOCK
 from tokenloom.hw.numbers.words import ceil_to
 from tokenloom.hw.sampler.noise import SAMPLING
 from tokenloom.hw.sampler.sampler import Sampler, rule_ports

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from amaranth.hdl import Cat, Const, Value
 
-from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.config import HardwareConfig
+from tokenloom.hw.numbers.formats import BLOCK
 
 __all__ = [
     "BLOCK_TAP",

@@ -21,7 +21,8 @@ from tokenloom.compiler.program import Instruction, Program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.array.row_lane import Target
 from tokenloom.hw.attention.window import first_token
-from tokenloom.hw.config import BLOCK, HardwareConfig
+from tokenloom.hw.config import HardwareConfig
+from tokenloom.hw.numbers.formats import BLOCK
 from tokenloom.hw.sequencer.isa import Dest, Kind, Unit
 from tokenloom.hw.taps import tap_places
 from tokenloom.sim.chip_device import ChipDevice, PassRecord

@@ -12,6 +12,7 @@ import pytest
 from tokenloom.compiler.errors import ConfigError
 from tokenloom.hw import config
 from tokenloom.hw.config import HardwareConfig, load
+from tokenloom.hw.config.preset_files import PRESETS
 from tokenloom.hw.kv.kv_layout import KvLayout
 from tokenloom.hw.sequencer.isa import DONE_BITS, OPERAND_BITS
 
@@ -371,7 +372,7 @@ def test_wrong_overrides(override, message):
 
 
 def mini_text():
-    return (config._PRESETS / "mini.toml").read_text()
+    return (PRESETS / "mini.toml").read_text()
 
 
 @pytest.mark.parametrize(
