@@ -75,9 +75,10 @@ class KvManager(Block):
         High for one cycle: the answer to the operation that was taken. Of operations offered in
         the same cycle, release goes first, then begin, fork, evict.
     full, answer : Out(1), Out(3)
-        With `done`: the operation was refused; why (`Answer`).
+        From `done` until the next one: the operation was refused; why (`Answer`). 0 after a reset.
     victim_slot, victim_index, victim_page : Out
-        From `done` after an evict that was not refused: slot, logical and physical page.
+        From `done` after an evict that was not refused until the next evict's: slot, logical and
+        physical page.
     copy_valid, copy_ready, copy_old, copy_new, copy_tokens : Out(1), In(1), Out
         The first so many tokens of one physical page are to be copied to another. `copy_ready`
         says that they were, or that the reads of it are ordered before every later write.

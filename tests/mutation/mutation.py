@@ -31,7 +31,8 @@ from tokenloom.sim.yosys import yosys
 
 __all__ = ["Mutants", "mutate"]
 
-_PORT = "mutant"
+# No block has ports of these names.
+_PORT, _CHOSEN = "mutant", "mutant_number"
 # A test that failed is enough: the bench's other ones need not run.
 _FAILED = re.compile(r"cocotb\.regression .* failed$")
 _KINDS = ("equivalent", "alike", "survived", "unnoticed")
@@ -195,10 +196,10 @@ def _chooser(block: Block, width: int) -> str:
     connected = [f"    .{name}({name})" for name, _, _ in ports]
     return "\n".join(
         [f"module {block.module_name}({', '.join(name for name, _, _ in ports)});", *declared,
-         f"  reg [{width - 1}:0] chosen;",
-         f'  initial if (!$value$plusargs("{_PORT}=%d", chosen)) chosen = 0;',
+         f"  reg [{width - 1}:0] {_CHOSEN};",
+         f'  initial if (!$value$plusargs("{_PORT}=%d", {_CHOSEN})) {_CHOSEN} = 0;',
          f"  {block.module_name}_mutants mutants (",
-         ",\n".join([*connected, f"    .{_PORT}(chosen)"]), "  );", "endmodule", ""]
+         ",\n".join([*connected, f"    .{_PORT}({_CHOSEN})"]), "  );", "endmodule", ""]
     )  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """The KV manager against a Python model: every operation's answer, effect and duration."""
 
+from itertools import combinations
+
 import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.coverage import Coverage
 from tests.deep import DEEP, deep
-from tests.hw.clocked import begin
+from tests.hw.clocked import begin, reset
 from tests.hw.kv.kv_model import KvModel
 from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.kv.eviction_policy import MASS_MAX, Weights
@@ -66,6 +68,8 @@ class Bench:
         self.copies, self.copy_cycles = [], 0
         self.quiet_slot, self.may_tick = None, True
         self.weights, self.sinks = Weights(0, 0, 0), 0
+        # Answers that stay until the next one: those of a reset are zero.
+        self.told, self.victim = (0, 0), None
 
     async def cycle(self):
         """One clock cycle, with uses, ticks and copies of its own."""
@@ -111,6 +115,9 @@ class Bench:
             for name in OPERATIONS
         }
         await FallingEdge(dut.clk)
+        told = int(dut.full.value), int(dut.answer.value)
+        assert dut.done.value == 1 or told == self.told, "an answer changed"
+        self.told = told
         if used:
             dut.use_valid.value = 0
         return [name for name, yes in taken.items() if yes]
@@ -144,9 +151,11 @@ class Bench:
         assert Answer(int(dut.answer.value)) == expected.answer, what
         assert int(dut.full.value) == (expected.answer != Answer.DONE), what
         assert cycles == expected.cycles + self.copy_cycles, what
-        if expected.victim:
+        if name == "evict":
+            self.victim = expected.victim
+        if self.victim:
             ports = (dut.victim_slot, dut.victim_index, dut.victim_page)
-            assert tuple(int(port.value) for port in ports) == expected.victim, what
+            assert tuple(int(port.value) for port in ports) == self.victim, what
         found = await self.lookups(model.unknown)
         assert None not in found.values(), what
         names = {-i - 1: page for i, page in enumerate(found.values())}
@@ -220,36 +229,62 @@ class Bench:
         rows = min(rows, model.positions)
         return "begin", (slot, pos0, rows, self.windows[slot])
 
+    def follow(self, name, values, result):
+        """How long the sequences are after an operation."""
+        if result.answer != Answer.DONE:
+            return
+        if name == "begin":
+            self.lengths[values[0]] = values[1] + values[2]
+        elif name == "fork":
+            self.lengths[values[1]] = min(self.lengths[values[0]], values[2])
+            self.windows[values[1]] = self.windows[values[0]]
+        elif name == "release":
+            self.lengths[values[0]] = 0
+
+    async def play(self, turns):
+        """Likely operations, each with what it must have changed; sometimes all slots."""
+        random, model, seen = self.random, self.model, self.seen
+        for turn in range(turns):
+            name, values = self.draw()
+            result = await self.operate(name, *values)
+            self.follow(name, values, result)
+            for case in {f"{name}_{result.answer.name.lower()}", *result.did} & seen.points:
+                seen.hit(case)
+            seen.hit("used_up", when=model.free() == 0)
+            everything = turn % 8 == 0 or turn + 1 == turns
+            await self.check(
+                range(model.slots) if everything else sorted({*values[:2]} & {*range(model.slots)})
+            )
+            for _ in range(random.choice([0, 0, 3])):
+                await self.cycle()
+
 
 @cocotb.test()
 async def random_operations(dut):
     given, random, _ = configured()
     await begin(dut, INPUTS)
     bench = Bench(dut, given, random)
-    model = bench.model
-    seen = bench.seen
-    for turn in range(given["turns"]):
-        name, values = bench.draw()
-        result = await bench.operate(name, *values)
-        if result.answer == Answer.DONE:
-            if name == "begin":
-                bench.lengths[values[0]] = values[1] + values[2]
-            elif name == "fork":
-                bench.lengths[values[1]] = min(bench.lengths[values[0]], values[2])
-                bench.windows[values[1]] = bench.windows[values[0]]
-            elif name == "release":
-                bench.lengths[values[0]] = 0
-        for case in {f"{name}_{result.answer.name.lower()}", *result.did} & seen.points:
-            seen.hit(case)
-        seen.hit("used_up", when=model.free() == 0)
-        everything = turn % 8 == 0 or turn + 1 == given["turns"]
-        await bench.check(
-            range(model.slots) if everything else sorted({*values[:2]} & {*range(model.slots)})
-        )
-        for _ in range(random.choice([0, 0, 3])):
-            await bench.cycle()
+    await bench.play(given["turns"])
     if given.get("covered", True):
-        seen.check()
+        bench.seen.check()
+
+
+@cocotb.test()
+async def resets(dut):
+    """A reset at any time: all pages are free, no slot has any."""
+    given, random, _ = configured()
+    await begin(dut, INPUTS)
+    for _ in range(12):
+        bench = Bench(dut, given, random)
+        await bench.check(range(bench.model.slots))
+        await bench.play(min(20, given["turns"] // 20))
+        name, values = bench.draw()
+        getattr(dut, f"{name}_valid").value = 1
+        for field, value in zip(OPERATIONS[name], values, strict=True):
+            getattr(dut, f"{name}_{field}").value = value
+        for _ in range(random.randrange(20)):
+            await bench.cycle()
+        await reset(dut, INPUTS)
 
 
 @cocotb.test()
@@ -291,18 +326,20 @@ async def order_of_operations(dut):
     given, random, _ = configured()
     await begin(dut, INPUTS)
     bench = Bench(dut, given, random)
-    for name in OPERATIONS:
-        getattr(dut, f"{name}_valid").value = 1
     dut.begin_rows.value = 1
-    dut.fork_to.value = 1
-    order, done = [], 0
-    while done < 4:
-        for name in await bench.cycle():
-            order.append(name)
-            getattr(dut, f"{name}_valid").value = 0
-        done += dut.done.value == 1
-        assert len(order) - 1 <= done <= len(order)
-    assert order == ["release", "begin", "fork", "evict"]
+    dut.fork_to.value = min(1, given["slots"] - 1)
+    order = ("release", "begin", "fork", "evict")
+    for offered in [set(some) for size in range(5) for some in combinations(order, size)]:
+        for name in offered:
+            getattr(dut, f"{name}_valid").value = 1
+        taken, done = [], 0
+        while done < len(offered):
+            for name in await bench.cycle():
+                taken.append(name)
+                getattr(dut, f"{name}_valid").value = 0
+            done += dut.done.value == 1
+            assert len(taken) - 1 <= done <= len(taken)
+        assert taken == [name for name in order if name in offered]
 
 
 def bench(**given):

@@ -83,7 +83,7 @@ async def groups_of_any_size_that_fits(dut):
         for number in range(given["commands"]):
             op = random.choice([op for op in Op if op not in (Op.BROADCAST, Op.SEND)])
             words = random.randrange(1, min(memory // nodes, 300))
-            size = random.choice([1, 2, random.randrange(1, window), window - 1])
+            size = random.choice([1, min(2, window - 1), random.randrange(1, window), window - 1])
             larger = random.choice([0, words, random.randrange(words + 1)])
             if number == 0:  # without larger ones a group may fill the window
                 size, larger = window, 0

@@ -276,6 +276,28 @@ async def ideal_timing(dut: Any) -> None:
     await several(dut, ideal=True)
 
 
+@cocotb.test()
+async def more_passes_than_are_counted(dut: Any) -> None:
+    """Of a pass that is not known yet the weights are fetched, and nothing of the one after it."""
+    rng = seeded()
+    Clock(dut.clk, 10, "ns").start()
+    await reset(dut, INPUTS)
+    weights = {"kind": TapeKind.Q8, "addr": 5, "blocks": 7}
+    for at, fields in enumerate((weights, {"stop": 1})):
+        dut.cfg_we.value, dut.cfg_addr.value = 1, at
+        dut.cfg_data.value = isa.pack(TAPE_OP, fields)
+        await FallingEdge(dut.clk)
+    dut.cfg_we.value = 0
+    dut.cmd_ready.value = dut.run.value = 1
+    taken = 0
+    for number in range(1, 2 << PASS_BITS):
+        for _ in range(rng.randrange(9, 20)):
+            taken += dut.cmd_valid.value == 1
+            await FallingEdge(dut.clk)
+        assert taken == number
+        dut.passes.value = number % (1 << PASS_BITS)
+
+
 @pytest.mark.parametrize(
     "bench",
     [
