@@ -43,8 +43,10 @@ class Bench:
         self.failures = 0
         self.over = 1
         self.token = 0
+        self.slot = self.rows_used = self.lookups = 0
         self._held: Any = None
         self._asked = deque([0])
+        self._given = False
 
     def pace(self, number: int) -> None:
         """Request by request other partners: always ready, often, seldom."""
@@ -85,6 +87,14 @@ class Bench:
         ).split()
         found = {name: int(getattr(dut, name).value) for name in names}
         self._asked.append(found["lookup_index"] if found["lookup_use"] else 1 << 20)
+        self.lookups += found["lookup_use"]
+        # What stays from one request to the next, from one pass to the next.
+        assert found["begin_slot"] == found["release_slot"] == self.slot
+        if found["begins"]:
+            self.slot = values["req_slot"]
+        assert self._given or found["rows_used"] == self.rows_used
+        self.rows_used = found["rows_used"]
+        self._given = bool(values["kv_done"] and not values["kv_full"])
         if offers and found["prompt_ready"]:
             self.prompt.popleft()
         assert found["begins"] == (values["req_valid"] and found["req_ready"])
@@ -228,6 +238,7 @@ async def request(
         early = number == cancelled and not full and rng.random() < 0.3
         if early:
             bench.dut.cancel.value = 1
+        bench.lookups = 0
         asked = await bench.answer("begin_valid", "begin_ready", full)
         assert [asked[k] for k in ("begin_slot", "begin_pos0", "begin_rows")] == [slot, pos, count]
         assert asked["failed"] == full
@@ -237,6 +248,7 @@ async def request(
         read = [current] if current is not None else left[:count]
         del left[: 0 if current is not None else count]
         samples = not left
+        assert not bench.lookups
         started = await bench.until("restart", **({"en": 0} if early else {}))
         # The restart waits for a cycle of the belt.
         while not int(bench.dut.en.value) and not early:
@@ -251,6 +263,7 @@ async def request(
             "passes": passes % (1 << PASS_BITS), "sampling": sampling,
         }  # fmt: skip
         assert {name: started[name] for name in want} == want
+        assert bench.lookups == 2
         if number == cancelled:
             bench.over = int(early)
             for _ in range(0 if early else rng.randrange(20)):
@@ -263,7 +276,7 @@ async def request(
         for spent in range(PATIENCE):
             run = await bench.cycle()
             assert run["active"] and not run["restart"] and not run["out_valid"]
-            assert not run["halt"]
+            assert not run["halt"] and not run["lookup_use"]
             assert {name: run[name] for name in want} == want
             if len(bench.fetched) == count and spent >= rng.randrange(6):
                 break

@@ -43,6 +43,7 @@ class Op:
     windowed: int = 0
     chunk: int = 0
     when: When = When.ANY
+    tiles: int = 0  # 0: as many as the block of dims has
 
     def word(self, layout: KvLayout) -> int:
         fields: dict[str, object] = {"kind": self.kind, "sample_only": self.sample_only}
@@ -52,7 +53,7 @@ class Op:
         address = layout.head_address(page=0, layer=self.layer, head=self.head)
         if self.kind is TapeKind.V:
             size = min(32, layout.head_size - 32 * self.block)
-            tiles = -(-size // layout.columns)
+            tiles = self.tiles or -(-size // layout.columns)
             address += 32 * self.block // layout.columns * layout.page_tokens
         fields |= {"addr": address // word, "tiles": tiles, "layer": self.layer,
                    "windowed": self.windowed,
@@ -60,11 +61,18 @@ class Op:
         return isa.pack(TAPE_OP, fields)
 
     def commands(
-        self, layout: KvLayout, base: int, length: int, pages: list[int], first: int, per_chunk: int
+        self,
+        layout: KvLayout,
+        base: int,
+        stride: int,
+        length: int,
+        pages: list[int],
+        first: int,
+        per_chunk: int,
     ) -> list[tuple[int, ...]]:
         """(kind, addr, addr2, blocks), in words, of channel 0; addr2 only matters for K.
 
-        Chunks have `per_chunk` pages; 0 if a context is one.
+        Pages are `stride` words apart. Chunks have `per_chunk` pages; 0 if a context is one.
         """
         if self.kind in (TapeKind.Q4, TapeKind.Q8):
             return [(self.kind, self.addr, 0, self.blocks)]
@@ -77,19 +85,27 @@ class Op:
                       When.LAST: self.chunk == last}[self.when]  # fmt: skip
             seen = seen[per_chunk * self.chunk :][:per_chunk] if played else range(0)
         used = [(pages[i], min(layout.page_tokens, length - i * layout.page_tokens)) for i in seen]
-        where = {"layer": self.layer, "head": self.head, "token": 0}
+        where = {"page": 0, "layer": self.layer, "head": self.head, "token": 0}
+
+        def place(*parts: int) -> int:
+            return (base + sum(parts)) % (1 << 32)
+
         if self.kind is TapeKind.K:
+            shifts = layout.k_shift(**where, block=0)[1] // word
+            codes = layout.k_code(**where, dim=0)[1] // word
             for page, tokens in used:
-                shifts = layout.k_shift(page=page, **where, block=0)[1]
-                codes = layout.k_code(page=page, **where, dim=0)[1]
                 blocks = -(-tokens // layout.columns) * layout.dim_blocks
-                found.append((self.kind, base + shifts // word, base + codes // word, blocks))
+                at = place(shifts, page * stride), place(codes, page * stride)
+                found.append((self.kind, *at, blocks))
             return found
-        for dim in range(32 * self.block, min(32 * self.block + 32, layout.head_size)):
-            if dim % layout.columns == 0:
-                for page, tokens in used:
-                    codes = layout.v_code(page=page, **where, dim=dim)[1]
-                    found.append((self.kind, base + codes // word, 0, -(-tokens // 32)))
+        dims = range(32 * self.block, min(32 * self.block + 32, layout.head_size), layout.columns)
+        tiles = [layout.v_code(**where, dim=dim)[1] // word for dim in dims]
+        # More than a block has lie as far apart as those.
+        apart = layout.page_tokens // word
+        tiles += [tiles[0] + i * apart for i in range(len(tiles), self.tiles)]
+        for tile in tiles:
+            for page, tokens in used:
+                found.append((self.kind, place(tile, page * stride), 0, -(-tokens // 32)))
         return found
 
 
@@ -110,6 +126,7 @@ def some_program(
                 windowed=rng.getrandbits(1) or int(parameters()["far"] and chunks == 1),
                 chunk=rng.randrange(chunks) * (rng.random() < 0.5),
                 when=rng.choice(list(When)) if chunks > 1 else When.ANY,
+                tiles=rng.choice((33, 66, 132)) if rng.random() < 0.04 else 0,
             )
         )  # fmt: skip
     program[0] = Op(TapeKind.Q8, addr=rng.getrandbits(32), blocks=(1 << 24) - 1)
@@ -155,7 +172,7 @@ async def play(
     per_chunk = given["chunk_tokens"] // layout.page_tokens
     chunks = -(-given["pages_max"] // per_chunk) if per_chunk else 1
     program = some_program(rng, layout, given["depth"] - 3, chunks, kinds)
-    base = rng.randrange(1 << 31)
+    base, stride = rng.randrange(1 << 32), rng.randrange(1 << 24)
     for at, value in enumerate(
         [*(op.word(layout) for op in program), isa.pack(TAPE_OP, {"stop": 1})]
     ):
@@ -163,7 +180,7 @@ async def play(
         await FallingEdge(dut.clk)
     dut.cfg_we.value = 0
     registers = {
-        "kv_base": base, "page_stride": layout.page_stride // word,
+        "kv_base": base, "page_stride": stride,
         "k_offset": layout.k_offset // word, "v_offset": layout.v_offset // word,
         "v_dim_words": layout.page_tokens // word, "dim_blocks_used": layout.dim_blocks,
     }  # fmt: skip
@@ -196,13 +213,13 @@ async def play(
         if given["far"]:
             first = max(first, last - rng.choice((3, 3, 3, 20, 200)))
         first *= page
-        pages = [rng.randrange(1 << 10) for _ in range(given["pages_max"])]
+        pages = [rng.randrange(1 << 16) for _ in range(given["pages_max"])]
         sample = rng.getrandbits(1)
         expected: list[tuple[tuple[int, ...], Op, int]] = []
         for i, op in enumerate(program):
             if op.sample_only and not sample:
                 break
-            commands = op.commands(layout, base, length, pages, first, per_chunk)
+            commands = op.commands(layout, base, stride, length, pages, first, per_chunk)
             expected += [(c, op, i) for c in commands]
         delay = rng.choice((0, 4, 8 * free + 40))
         held = None
