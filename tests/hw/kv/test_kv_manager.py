@@ -22,6 +22,8 @@ OPERATIONS = {
     "evict": ("slot", "all"),
 }
 WEIGHTS = ("recency", "frequency", "mass")
+# Uses and ticks per cycle: both, pages that are used again and again, pages that grow old.
+RATES = [(0.3, 0.05), (1.0, 0.003), (0.01, 0.2)]
 INPUTS = (
     [f"{name}_valid" for name in OPERATIONS]
     + [f"{name}_{field}" for name, fields in OPERATIONS.items() for field in fields]
@@ -70,11 +72,12 @@ class Bench:
         self.weights, self.sinks = Weights(0, 0, 0), 0
         # Answers that stay until the next one: those of a reset are zero.
         self.told, self.victim = (0, 0), None
+        self.uses, self.ticks = RATES[0]
 
     async def cycle(self):
         """One clock cycle, with uses, ticks and copies of its own."""
         dut, random, model = self.dut, self.random, self.model
-        if dut.use_valid.value == 0 and random.random() < 0.3:
+        if dut.use_valid.value == 0 and random.random() < self.uses:
             known = [
                 page
                 for slot, s in enumerate(model.sequences)
@@ -85,7 +88,7 @@ class Bench:
                 dut.use_valid.value = 1
                 dut.use_page.value = random.choice(known)
                 dut.use_mass.value = random.choice([0, 1, random.randrange(4000), MASS_MAX])
-        dut.tick.value = self.may_tick and random.random() < 0.05
+        dut.tick.value = self.may_tick and random.random() < self.ticks
         dut.copy_ready.value = random.random() < 0.4
         await RisingEdge(dut.clk)
         if dut.tick.value == 1:
@@ -245,6 +248,8 @@ class Bench:
         """Likely operations, each with what it must have changed; sometimes all slots."""
         random, model, seen = self.random, self.model, self.seen
         for turn in range(turns):
+            if random.random() < 0.1:
+                self.uses, self.ticks = random.choice(RATES)
             name, values = self.draw()
             result = await self.operate(name, *values)
             self.follow(name, values, result)
@@ -276,6 +281,11 @@ async def resets(dut):
     await begin(dut, INPUTS)
     for _ in range(12):
         bench = Bench(dut, given, random)
+        # Nothing that was under way holds up uses.
+        dut.use_valid.value = 1
+        for _ in range(3):
+            await bench.cycle()
+        assert dut.use_valid.value == 0
         await bench.check(range(bench.model.slots))
         await bench.play(min(20, given["turns"] // 20))
         name, values = bench.draw()
