@@ -6,10 +6,9 @@ from tokenloom.hw.kv.kv_manager import KvManager
 
 pytestmark = DEEP_ONLY
 
-# A sequence has 13 pages: no register's upper bit is for the last one alone.
-MANAGER = {"slots": 4, "pages": 30, "positions": 100, "page_tokens": 8}
+MANAGER = {"slots": 4, "pages": 14, "positions": 128, "page_tokens": 16}
 
 
 def test_manager():
-    block, parameters = KvManager(**MANAGER), {**MANAGER, "turns": 1000, "covered": False}
+    block, parameters = KvManager(**MANAGER), {**MANAGER, "turns": 1000}
     check(block, "tests.hw.kv.test_kv_manager", parameters, count=60, within=block)
