@@ -96,13 +96,15 @@ def save(texts: Mapping[str, str], board: str, estimates: Mapping[str, Estimate]
 
 
 def known_estimates(texts: Mapping[str, str], board: str, *, measure: bool = False) -> Known:
-    """The blocks' estimates: this text's, made before or shipped; otherwise its name's.
+    """The blocks' estimates: this text's, made before or shipped; otherwise its older text's.
+
+    Another board's block of the same name has other parameters: its estimate tells nothing.
 
     Parameters
     ----------
     texts : mapping of str to str
     board : str
-        Whose estimates are preferred when a text has changed.
+        Whose estimates are taken when a text has changed.
     measure : bool
         Run Yosys for every text without an estimate (a minute and more per block).
     """
@@ -118,8 +120,8 @@ def known_estimates(texts: Mapping[str, str], board: str, *, measure: bool = Fal
             found[name] = _estimate(exact[0])
         elif measure:
             found[name] = estimate_block(texts, name)
-        elif saved:
-            other = _estimate(saved.get(board) or next(iter(saved.values())))
+        elif board in saved:
+            other = _estimate(saved[board])
             sizes = derived_memories(texts[name])
             resources = replace(
                 other.resources, block_rams=sizes.block_rams, ultra_rams=sizes.ultra_rams
