@@ -76,8 +76,9 @@ class Sources:
                 continue
             found.add(name)
             text = self.tests[name].decode()
-            wanted += self.tests if LOOKS_AROUND.search(text) else ()
-            reads = reads or bool(LOOKS_AROUND.search(text) or READS.search(text))
+            around = bool(LOOKS_AROUND.search(text))
+            wanted += self.tests if around else ()
+            reads = reads or around or bool(READS.search(text))
             for module in NAMED.findall(text):
                 start = module.replace(".", "/")
                 wanted += [other for other in self.tests if other.startswith(start)]

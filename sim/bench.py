@@ -51,7 +51,7 @@ _ENVIRONMENT = ("WAVES", "CPPFLAGS", "CXXFLAGS", "USER_CPPFLAGS")
 
 
 def _digest(*parts: Iterable[str]) -> str:
-    content = "\0".join(text for part in (*parts, VERILATOR_FLAGS) for text in part)
+    content = "\0".join(text for part in parts for text in part)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -73,24 +73,26 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _with_runtime(folder: Path, build: dict[str, Any]) -> None:
+def _with_runtime(folder: Path, build: dict[str, Any], flags: list[str]) -> None:
     """Let a block's build take Verilator's runtime and precompiled headers as they are.
 
     The runtime's object files do not depend on the block, but verilated.mk says that they do on its
     makefile. Precompiled headers it would make anew for each block, and with the block's own class
     in them, which takes longer than it saves; for small blocks it has none at all.
     """
-    runtime = build_root() / "bench" / f"runtime-{_digest(*_tools(_flags(build)))}"
-    with _locked(runtime):
-        if not (runtime / ".done").exists():
-            _make_runtime(runtime, build)
-            (runtime / ".done").touch()
+    place = build_root() / "bench" / f"runtime-{_digest(*_tools(flags))}"
+    runtime = place / "sim"
+    with _locked(place):
+        if not (place / ".done").exists():
+            shutil.rmtree(runtime, ignore_errors=True)
+            _make_runtime(runtime, build | {"extra_args": flags})
+            (place / ".done").touch()
     if not folder.exists():
         # All of them or none, should the process be killed.
         whole = folder.with_name("runtime")
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
-        for path in (runtime / "sim").glob("verilated*.o"):
+        for path in runtime.glob("verilated*.o"):
             shutil.copyfile(path, whole / path.name)
         whole.rename(folder)
     header = runtime / _HEADER
@@ -102,11 +104,6 @@ def _with_runtime(folder: Path, build: dict[str, Any]) -> None:
     ]
 
 
-def _flags(build: dict[str, Any]) -> list[str]:
-    """Verilator's, without what belongs to one block."""
-    return [flag for flag in build["extra_args"] if not flag.endswith(".vlt")]
-
-
 def _tools(flags: Iterable[str]) -> Iterator[Iterable[str]]:
     """What decides how a block is compiled."""
     programs = (verilator_root() or shutil.which("verilator"), shutil.which("c++"))
@@ -116,23 +113,19 @@ def _tools(flags: Iterable[str]) -> Iterator[Iterable[str]]:
     yield [f"{name}={os.environ.get(name, '')}" for name in _ENVIRONMENT]
 
 
-def _make_runtime(runtime: Path, build: dict[str, Any]) -> None:
+def _make_runtime(folder: Path, build: dict[str, Any]) -> None:
     """Compile it with a module that has nothing in it."""
-    tiny, header, folder = runtime / "tiny.v", runtime / _HEADER, runtime / "sim"
-    shutil.rmtree(folder, ignore_errors=True)
+    tiny, header = folder.with_name("tiny.v"), folder / _HEADER
     tiny.write_text("module tiny(input wire clk);\nendmodule\n")
-    header.write_text(_INCLUDED)
     its = {
         "toplevel": tiny.stem,
         "verilog_sources": [str(tiny)],
         "sim_build": str(folder),
-        "extra_args": _flags(build),
     }
     cocotb_test.simulator.run(module="", simulator="verilator", compile_only=True, **build | its)
-    headers = [f"{header}.{kind}.gch" for kind in ("fast", "slow")]
-    for path in headers:
-        Path(path).unlink(missing_ok=True)
-    make = ["make", "-C", str(folder), "-f", "Vtop.mk", f"VK_PCH_H={header}", *headers]
+    header.write_text(_INCLUDED)
+    make = ["make", "-C", str(folder), "-f", "Vtop.mk", f"VK_PCH_H={header}"]
+    make += [f"{header}.{kind}.gch" for kind in ("fast", "slow")]
     subprocess.run(make, check=True, capture_output=True)
 
 
@@ -178,7 +171,8 @@ def bench_folder(
     flags : sequence of str
         Further ones for Verilator.
     """
-    digest = _digest(sorted(texts), texts.values(), *_tools(flags))
+    common = [*VERILATOR_FLAGS, *flags, "--no-public-flat-rw"]
+    digest = _digest(sorted(texts), texts.values(), *_tools(common))
     folder = build_root() / "bench" / f"{top}-{digest}"
     with _locked(folder):
         ports = folder / "ports.vlt"
@@ -197,10 +191,10 @@ def bench_folder(
             "verilog_sources": sources,
             "sim_build": str(folder / "sim"),
             # A bench sees the ports alone: every wire open to it makes a build ten times as long.
-            "extra_args": [*VERILATOR_FLAGS, *flags, "--no-public-flat-rw", str(ports)],
+            "extra_args": [*common, str(ports)],
             "make_args": ["-j2"],
             "extra_env": env,
             "timescale": "1ns/1ps",
         }
-        _with_runtime(folder / "sim", build)
+        _with_runtime(folder / "sim", build, common)
         yield build

@@ -79,7 +79,7 @@ def unknown(key: str, last: str, kind: type, where: Callable[[str], str]) -> NoR
 
 
 def _instance(kind: type, data: Mapping[str, Any]) -> Any:
-    """An instance of dataclass `kind` from data that `_check_keys` has seen."""
+    """An instance of dataclass `kind` from data that `check_keys` has seen."""
     values: dict[str, Any] = {}
     for key, inner in keys_of(kind).items():
         if key not in data:

@@ -176,13 +176,8 @@ async def play(
     found: dict[str, list[list[int]]] = {name: [] for name in outputs}
     for cycle in range(values * len(beats) + latency - 1):
         value, beat = divmod(cycle, len(beats))
-        item: dict[str, int] = {}
-        if value < values:
-            item = {
-                "in_valid": lanes.every,
-                **{name: feed[beat][name][value] for name in feed[beat]},
-            }
-        lanes.drive(**item)
+        given = feed[beat] if value < values else {}
+        lanes.drive(**{name: row[value] for name, row in given.items()})
         await lanes.next()
         last = cycle + 1 - latency  # the beat whose output this is
         comes = last >= 0 and last % len(beats) == len(beats) - 1

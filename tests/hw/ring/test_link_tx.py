@@ -6,7 +6,7 @@ from cocotb.triggers import FallingEdge, RisingEdge
 from tests.coverage import Coverage
 from tests.hw.clocked import begin, reset
 from tests.hw.ring.link_tx_model import Given, LinkTxModel, Status
-from tokenloom.hw.ring.frame import Kind
+from tokenloom.hw.ring.frame import KIND_BITS, Kind
 from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.sim.bench import parameters, run_block, seeded
 
@@ -101,9 +101,9 @@ async def every_cycle(dut):
             assert dut.out_valid.value == (shown is not None)
             if shown and shown[0] == Kind.IDLE:
                 # The word of an idle frame is any.
-                bits = 2 + limits["tag_bits"]
+                bits = KIND_BITS + limits["tag_bits"]
                 found = int(dut.out_frame.value)
-                assert found & 3 == Kind.IDLE
+                assert found & (1 << KIND_BITS) - 1 == Kind.IDLE
                 assert found >> bits & (1 << limits["seq_bits"]) - 1 == shown[1]
             elif shown:
                 assert int(dut.out_frame.value) == model.out_frame()

@@ -5,18 +5,12 @@ import pytest
 from cocotb.triggers import FallingEdge
 
 from tests.hw.clocked import begin
-from tokenloom.hw.ring.crc32c import CRC_BITS, crc_of_bits
+from tests.hw.ring.link_tx_model import framed
+from tokenloom.hw.ring.crc32c import CRC_BITS
 from tokenloom.hw.ring.frame import SEQ_BITS, TAG_BITS, WORD_BITS, Kind, payload, status
 from tokenloom.hw.ring.link_rx import LinkRx
 from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.sim.bench import parameters, run_block, seeded
-
-
-def frame(layout, **fields):
-    """A frame with its CRC, and how many bits it has."""
-    bits = layout.size
-    value = layout.const(fields).as_value().value
-    return value | crc_of_bits(value, bits) << bits, bits + CRC_BITS
 
 
 async def receives(dut):
@@ -32,11 +26,11 @@ async def receives(dut):
             if dut.out_valid.value == 1:
                 words.append((int(dut.out_word.value), int(dut.out_tag.value)))
 
-    sent, bit, size = [], 0, 1
-    while bit < size:
+    sent = []
+    for bit in range(layout.size + CRC_BITS):
         word, tag = random.getrandbits(WORD_BITS), random.getrandbits(TAG_BITS)
         seq = len(sent) % (1 << SEQ_BITS)
-        good, size = frame(layout, kind=Kind.DATA, tag=tag, seq=seq, word=word)
+        good = framed(layout, kind=Kind.DATA, tag=tag, seq=seq, word=word)
         for value in (good ^ 1 << bit, good):
             dut.in_valid.value, dut.in_frame.value = 1, value
             await cycles(5)
@@ -46,7 +40,6 @@ async def receives(dut):
             told = int(dut.status_frame.value)
             nak, ack = told >> 2 * SEQ_BITS & 1, told & (1 << SEQ_BITS) - 1
             assert (nak, ack) == (int(value != good), len(sent) % (1 << SEQ_BITS)), f"bit {bit}"
-        bit += 1
 
 
 async def sends(dut):
@@ -62,8 +55,8 @@ async def sends(dut):
         for _ in range(4):
             await FallingEdge(dut.clk)
 
-    clean, size = frame(layout, ack=0, freed=0, nak=0, spare=0)
-    for bit in range(size):
+    clean = framed(layout, ack=0, freed=0, nak=0, spare=0)
+    for bit in range(layout.size + CRC_BITS):
         await tell(clean ^ 1 << bit)
         assert dut.in_ready.value == 0, f"bit {bit} of the first frame"
     await tell(clean)
@@ -74,9 +67,9 @@ async def sends(dut):
     dut.in_valid.value = 0
     await FallingEdge(dut.clk)
     assert dut.in_ready.value == 0
-    acks, _ = frame(layout, ack=1, freed=1, nak=0, spare=0)
-    naks, _ = frame(layout, ack=0, freed=0, nak=1, spare=0)
-    for bit in range(size):
+    acks = framed(layout, ack=1, freed=1, nak=0, spare=0)
+    naks = framed(layout, ack=0, freed=0, nak=1, spare=0)
+    for bit in range(layout.size + CRC_BITS):
         for value in (acks, naks):
             await tell(value ^ 1 << bit)
             assert dut.in_ready.value == 0 and dut.again.value == 0, f"bit {bit}"
