@@ -2,8 +2,8 @@
 
     python scripts/estimate_resources.py u280 u55c vck5000 --markdown docs/resources.md
 
-takes a minute and more per block whose text has changed (hours for all the first time), goes on
-where it was interrupted, and writes host/synth/estimates.json.
+takes a minute and more per block whose text has changed (hours for all the first time), and puts
+each into host/synth/estimates.json as soon as it is known, so an interrupted run goes on.
 """
 
 import argparse
@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from tokenloom.host.jsonfile import write_text
-from tokenloom.host.synth.fit import COMFORT, fit, save
+from tokenloom.host.synth.fit import COMFORT, exact_estimate, fit, save
 from tokenloom.host.synth.netlist import instances
 from tokenloom.host.synth.project import TOP, check_board
-from tokenloom.host.synth.resources import estimate_block, made_estimate
+from tokenloom.host.synth.resources import estimate_block
 from tokenloom.hw.config import HardwareConfig, load
 from tokenloom.sim.simulator import SIMULATED, kernel_verilog
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("boards", nargs="+")
     parser.add_argument("--markdown", type=Path)
-    parser.add_argument("--known", action="store_true", help="Run nothing: save what was made.")
+    parser.add_argument("--known", action="store_true", help="Run nothing: save what is known.")
     given = parser.parse_args()
     parts = []
     for board in given.boards:
@@ -88,13 +88,13 @@ def main() -> None:
         check_board(hardware)
         texts = kernel_verilog(hardware, SIMULATED)
         counts = instances(texts, TOP)
-        made = {}
         for name in sorted(texts, key=lambda n: len(texts[n])):
-            one = made_estimate(texts, name) if given.known else estimate_block(texts, name)
+            one = exact_estimate(texts, name)
+            if one is None and not given.known:
+                one = estimate_block(texts, name)
             if one is not None:
-                made[name] = one
+                save(texts, board, {name: one})
                 print(f"{board}: {name} x {counts[name]}: {one.to_dict()}", file=sys.stderr)
-        save(texts, board, made)
         parts.append(table(hardware, texts))
     if given.markdown is not None:
         command = f"python scripts/estimate_resources.py {' '.join(given.boards)}"

@@ -54,24 +54,35 @@ for _spec in block_specs().values():
     _row(f"fmax_{_spec.name}", "MHz", how="place and route")(_fmax(_spec))
 
 
-@_row("fit_u280", "% of the fullest resource, card or die", "<= 85 %", how="Yosys estimate")
-def fit_u280() -> Figure:
-    """The preset's chip on its card, by the saved estimate of every block (docs/resources.md)."""
-    from tokenloom.host.synth.fit import COMFORT, fit
-    from tokenloom.host.synth.project import TOP
-    from tokenloom.hw.config import load
-    from tokenloom.sim.simulator import SIMULATED, kernel_verilog
+def _fit(board: str) -> Callable[[], Figure]:
+    def measure() -> Figure:
+        """The preset's chip on its card, by each block's saved estimate (docs/resources.md)."""
+        from tokenloom.host.synth.fit import COMFORT, fit
+        from tokenloom.host.synth.project import TOP
+        from tokenloom.hw.config import load
+        from tokenloom.sim.simulator import SIMULATED, kernel_verilog
 
-    hardware = load("u280")
-    found = fit(kernel_verilog(hardware, SIMULATED), TOP, hardware)
-    fullest = ", ".join(
-        f"{part} {max(shares.values()):.0%} ({max(shares, key=lambda kind: shares[kind])})"
-        for part, shares in found.parts().items()
-    )
-    not_now = len(found.older) + len(found.unknown)
-    return Figure(
-        value=100 * found.fullest,
-        detail=f"after the shell: {fullest}; of {len(found.blocks)} blocks {not_now} without an "
-        "estimate of their text as it is",
-        ok=found.fullest <= COMFORT and not not_now,
-    )
+        hardware = load(board)
+        found = fit(kernel_verilog(hardware, SIMULATED), TOP, hardware)
+        fullest = ", ".join(
+            f"{part} {max(shares.values()):.0%} ({max(shares, key=lambda kind: shares[kind])})"
+            for part, shares in found.parts().items()
+        )
+        not_now = len(found.older) + len(found.unknown)
+        return Figure(
+            value=100 * found.fullest,
+            detail=f"after the shell: {fullest}; of {len(found.blocks)} blocks {not_now} without "
+            "an estimate of their text as it is",
+            ok=found.fullest <= COMFORT and not not_now,
+        )
+
+    return measure
+
+
+for _board in ("u280", "u55c", "vck5000"):
+    _row(
+        f"fit_{_board}",
+        "% of the fullest resource, card or die",
+        "<= 85 %",
+        how="Yosys estimate",
+    )(_fit(_board))

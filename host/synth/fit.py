@@ -21,7 +21,17 @@ from tokenloom.host.synth.resources import (
 )
 from tokenloom.hw.config import HardwareConfig
 
-__all__ = ["COMFORT", "Fit", "Known", "available", "check_fit", "fit", "known_estimates", "save"]
+__all__ = [
+    "COMFORT",
+    "Fit",
+    "Known",
+    "available",
+    "check_fit",
+    "exact_estimate",
+    "fit",
+    "known_estimates",
+    "save",
+]
 
 COMFORT = 0.85
 """Share of any resource above which placing and routing get hard."""
@@ -95,6 +105,26 @@ def save(texts: Mapping[str, str], board: str, estimates: Mapping[str, Estimate]
     _SAVED.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def exact_estimate(texts: Mapping[str, str], name: str) -> Estimate | None:
+    """The estimate of this very text, made here or shipped, whichever board's chip it was for.
+
+    Parameters
+    ----------
+    texts : mapping of str to str
+    name : str
+        The block.
+
+    Returns
+    -------
+    Estimate or None
+        None when this text has not been synthesised yet.
+    """
+    if (made := made_estimate(texts, name)) is not None:
+        return made
+    key = saved_key(texts, name)
+    return next((_estimate(e) for e in _load().get(name, {}).values() if e["key"] == key), None)
+
+
 def known_estimates(texts: Mapping[str, str], board: str, *, measure: bool = False) -> Known:
     """The blocks' estimates: this text's, made before or shipped; otherwise its older text's.
 
@@ -111,13 +141,9 @@ def known_estimates(texts: Mapping[str, str], board: str, *, measure: bool = Fal
     blocks = _load()
     found, older, unknown = {}, [], []
     for name in sorted(texts):
-        made = made_estimate(texts, name)
-        saved = blocks.get(name, {})
-        exact = [e for e in saved.values() if e["key"] == saved_key(texts, name)]
-        if made is not None:
-            found[name] = made
-        elif exact:
-            found[name] = _estimate(exact[0])
+        exact, saved = exact_estimate(texts, name), blocks.get(name, {})
+        if exact is not None:
+            found[name] = exact
         elif measure:
             found[name] = estimate_block(texts, name)
         elif board in saved:

@@ -93,19 +93,20 @@ class KvModel:
                 live.first, live.end = first, end
                 live.pages = {i: p for i, p in live.pages.items() if i >= first}
         early = 3 + (0 if trimmed is None else 2 * trimmed + 2)
+        met = {"trimmed_refused"} if trimmed else set()
         if write_from < first:
-            return Result(Answer.GONE, early)
+            return Result(Answer.GONE, early, did=met)
         if max(end, need_end) - first > self.slot_pages:
-            return Result(Answer.TOO_LONG, early)
+            return Result(Answer.TOO_LONG, early, did=met)
         written = range(min(write_from, end), min(need_end, end))
         evicted = [i for i in written if i not in sequence.pages]
         shared = [i for i in written if i in sequence.pages and self.owners(sequence.pages[i]) > 1]
         new = range(end, need_end)
         late = early + 2 + 2 * len(written)
         if write_from in evicted and pos0 % tokens:
-            return Result(Answer.GONE, late)
+            return Result(Answer.GONE, late, did=met)
         if len(evicted) + len(shared) + len(new) > self.free():
-            return Result(Answer.NO_PAGE, late)
+            return Result(Answer.NO_PAGE, late, did=met)
         copies = []
         for i in evicted + shared:
             old = sequence.pages.get(i)

@@ -73,6 +73,7 @@ class Bench:
         # Answers that stay until the next one: those of a reset are zero.
         self.told, self.victim = (0, 0), None
         self.uses, self.ticks = RATES[0]
+        self.crowded = False  # begins that take all pages, or ask for more
 
     async def cycle(self):
         """One clock cycle, with uses, ticks and copies of its own."""
@@ -216,8 +217,11 @@ class Bench:
         if kind < 0.45:
             self.weigh()
             return "evict", (slot, int(random.random() < 0.4))
+        if lengths[slot] >= model.positions and random.random() < 0.5:
+            return "release", (slot,)  # nothing fits behind it
         if model.sequences[slot] is None:
-            window = random.randrange(1, max(2, model.positions))
+            most = random.choice([model.positions, 3 * model.page_tokens])
+            window = random.randrange(1, max(2, min(most, model.positions)))
             self.windows[slot] = window if random.random() < 0.5 else 0
         pos0 = lengths[slot]
         rows = random.choice([1, 1, model.page_tokens, random.randrange(1, model.positions + 1)])
@@ -225,10 +229,16 @@ class Bench:
             pos0 = random.randrange(model.positions + 1)
         elif random.random() < 0.15:
             pos0 = max(0, pos0 - random.randrange(2 * model.page_tokens))
-        elif random.random() < 0.2:
+        elif random.random() < 0.35:
             # From a page's first token on: what was shared or evicted there needs no copy.
-            pos0 = max(0, pos0 // model.page_tokens - random.randrange(4)) * model.page_tokens
+            back = random.randrange(random.choice([4, self.per_sequence + 1]))
+            pos0 = max(0, pos0 // model.page_tokens - back) * model.page_tokens
             rows = max(rows, lengths[slot] - pos0)
+        elif self.crowded and random.random() < 0.4:
+            # All that is free, or one page more.
+            held = -(-pos0 // model.page_tokens)
+            end = (held + model.free() + random.randrange(2)) * model.page_tokens
+            rows = max(1, min(end, model.positions) - pos0)
         rows = min(rows, model.positions)
         return "begin", (slot, pos0, rows, self.windows[slot])
 
@@ -250,6 +260,7 @@ class Bench:
         for turn in range(turns):
             if random.random() < 0.1:
                 self.uses, self.ticks = random.choice(RATES)
+                self.crowded = random.random() < 0.35
             name, values = self.draw()
             result = await self.operate(name, *values)
             self.follow(name, values, result)
@@ -328,6 +339,31 @@ async def exhaustion_and_reuse(dut):
         for slot in range(model.slots):
             await bench.operate("release", slot)
         assert int(dut.free_pages.value) == pages
+
+
+@cocotb.test()
+async def refused_behind_a_window(dut):
+    """What a window leaves behind is given back even when there are too few pages for the rest."""
+    given, random, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, random)
+    model, refused = bench.model, 0
+    tokens = model.page_tokens
+    for held in range(1, min(model.slot_pages, model.pages)):
+        length = held * tokens
+        await bench.operate("begin", 0, 0, length, 0)
+        for slot in range(1, model.slots):
+            rows = min(model.free() * tokens, model.slot_pages * tokens, model.positions)
+            if rows:
+                await bench.operate("begin", slot, 0, rows, 0)
+        # As many rows as may be, or one that needs a page.
+        for rows in (model.positions - length, 1):
+            result = await bench.operate("begin", 0, length, rows, random.randrange(1, 2 + tokens))
+            refused += "trimmed_refused" in result.did
+            await bench.check(range(model.slots))
+        for slot in range(model.slots):
+            await bench.operate("release", slot)
+    assert refused or not given.get("covered", True) or model.pages == 1
 
 
 @cocotb.test()
