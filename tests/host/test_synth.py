@@ -492,6 +492,19 @@ def test_a_die_can_break_a_chip_that_fits_its_card(project):
         check_fit(found, hardware)
 
 
+def test_the_commit_that_a_card_names_changes_no_estimate(one_chip, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "tokenloom.host.synth.fit.fit", lambda texts, *some, **more: given.append(texts) or 1 / 0
+    )
+    for git in ("a" * 40, "b" * 40):
+        named = one_chip | {"control": one_chip["control"] + f"// {git}"}
+        monkeypatch.setattr("tokenloom.sim.simulator.kernel_verilog", lambda *_, t=named: t)
+        with pytest.raises(ZeroDivisionError):
+            synth(board="u280", overrides=SMALL, out=tmp_path / git, run=False)
+    assert given[0] == given[1]
+
+
 def test_derived_memories():
     def text(words, bits):
         return f"module m(clk);\n  reg [{bits - 1}:0] mem [{words - 1}:0];\nendmodule\n"
