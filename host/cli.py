@@ -161,7 +161,8 @@ def eval_command(
     if sparse is not None:
         click.echo(
             f"with the {sparse} largest scores: {result['ppl_sparse']:.4f} "
-            f"({100 * (result['ratio_sparse'] - 1):+.2f} % of the golden model's)"
+            f"({100 * (result['ratio_sparse'] - 1):+.2f} % of the golden model's); "
+            f"{100 * result['idle_value_beats']:.2f} % of V's beats have none of them"
         )
 
 

@@ -209,7 +209,8 @@ class Golden:
         Called as trace(name, layer, array) with every operation's result; layer is -1 outside
         the layers. Names: ``embedding``, then per layer ``attn_norm.codes``,
         ``attn_norm.shift``, ``k``, ``v``, ``q`` (drained), ``k.codes``, ``k.shift`` (rotated and
-        quantised; likewise v and q), ``score`` [KV, H/KV, R, T], ``den`` [KV, H/KV, R], and per
+        quantised; likewise v and q), ``score`` [KV, H/KV, R, T], with `sparse` ``seen`` [R, T] and
+        ``kept`` [KV, H/KV, R, T] (tokens, of those before), ``den`` [KV, H/KV, R], and per
         block b of 32 dims ``prob.codes.b`` [KV, H/KV, R, T/32, 32] and ``prob.shift.b`` (all in
         groups of at most 128 rows), ``context``, ``context.codes``, ``context.shift``, ``o``,
         ``residual.attn``, ``ffn_norm.codes``, ``ffn_norm.shift``, ``gate_up``, ``hidden``,
@@ -438,7 +439,9 @@ class Golden:
         if self.trace is not None:
             self._tell("score", index, np.where(mask, scores, 0))
         if self.sparse is not None:
+            self._tell("seen", index, mask)
             mask = fx.largest_scores(scores, mask, self.sparse)
+            self._tell("kept", index, mask)
         p, den = fx.exp2(scores, mask)
         self._tell("den", index, den)
 

@@ -56,8 +56,9 @@ def evaluate(
     -------
     dict
         ``model``, ``board``, ``text``, ``window``, ``tokens`` (read), ``scored``, ``ppl_float``,
-        ``ppl_golden`` and ``ratio``; with `sparse` also ``sparse``, ``ppl_sparse`` and
-        ``ratio_sparse`` (to the golden model's).
+        ``ppl_golden`` and ``ratio``; with `sparse` also ``sparse``, ``ppl_sparse``,
+        ``ratio_sparse`` (to the golden model's) and ``idle_value_beats`` (the share of V that
+        would not have to be read, see `ValueBeats`).
 
     Raises
     ------
@@ -72,6 +73,7 @@ def evaluate(
     from tokenloom.sim.perplexity import perplexity
     from tokenloom.sim.reference import Reference
     from tokenloom.sim.request import check_tokens
+    from tokenloom.sim.value_beats import ValueBeats
 
     try:
         content = text.read_text(encoding="utf-8")
@@ -111,7 +113,8 @@ def evaluate(
     ppl_golden = measure("golden model", golden_logits)
     extra: dict[str, Any] = {}
     if sparse is not None:
-        few = Golden(quantised, sparse=sparse)
+        beats = ValueBeats(sparse)
+        few = Golden(quantised, trace=beats, sparse=sparse)
         ppl_sparse = measure(
             f"golden model, {sparse} scores",
             lambda ids: few.logits(ids).astype(np.float64) * few.logit_scale,
@@ -120,6 +123,7 @@ def evaluate(
             "sparse": sparse,
             "ppl_sparse": ppl_sparse,
             "ratio_sparse": ppl_sparse / ppl_golden,
+            "idle_value_beats": beats.share,
         }
     return {
         "model": source.name,
