@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -69,4 +71,6 @@ class InFlight(Block):
             m.d.sync += [begun.eq(0), over.eq(0)]
         with m.Else():
             m.d.sync += [begun.eq(begun + self.issue), over.eq(over + self.finished)]
+        # For proofs.
+        self.inside = SimpleNamespace(begun=begun, over=over)
         return m

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
@@ -80,7 +82,7 @@ class UnitQueue(Block):
             write.addr.eq(self.cfg_addr),
             write.data.eq(self.cfg_data),
         ]
-        pc, valid, running = Signal(range(self._depth)), Signal(), Signal()
+        pc, valid = Signal(range(self._depth)), Signal()  # the head; false until and after a pass
         step = Signal()
         m.d.comb += [
             read.addr.eq(Mux(self.restart, 0, pc + step)),
@@ -102,13 +104,13 @@ class UnitQueue(Block):
             ]
         else:
             m.d.comb += [self.issue.eq(valid & ~ends & met & self.ready), step.eq(self.issue)]
-        m.d.comb += [
-            self.stopped.eq(~running | (valid & ends)),
-        ]
+        m.d.comb += self.stopped.eq(~valid | ends)
         with m.If(self.restart):
-            m.d.sync += [pc.eq(0), valid.eq(1), running.eq(1)]
+            m.d.sync += [pc.eq(0), valid.eq(1)]
         with m.Else():
             m.d.sync += pc.eq(pc + step)
             with m.If(valid & ends):
-                m.d.sync += [valid.eq(0), running.eq(0)]
+                m.d.sync += valid.eq(0)
+        # For proofs.
+        self.inside = SimpleNamespace(pc=pc, valid=valid)
         return m

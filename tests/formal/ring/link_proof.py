@@ -29,6 +29,7 @@ from amaranth.hdl import (
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
+from tests.formal.registers import Registers
 from tokenloom.hw.ring import link_rx, link_tx
 from tokenloom.hw.ring.frame import Kind
 from tokenloom.hw.verilog.block import Block
@@ -60,33 +61,6 @@ class Blind(Ideal):
 
     def elaborate(self, platform):
         return Module()
-
-
-class _Port:
-    def __init__(self, shape, depth):
-        self.en, self.addr, self.data = Signal(), Signal(range(depth)), Signal(shape)
-
-
-class Registers(Elaboratable):
-    """A memory with one write and one read port, as registers."""
-
-    def __init__(self, *, shape, depth, init):
-        self.rows = Array([Signal(shape, name=f"row_{i}") for i in range(depth)])
-        self._write, self._read = _Port(shape, depth), _Port(shape, depth)
-
-    def write_port(self):
-        return self._write
-
-    def read_port(self):
-        return self._read
-
-    def elaborate(self, platform):
-        m = Module()
-        with m.If(self._write.en):
-            m.d.sync += self.rows[self._write.addr].eq(self._write.data)
-        with m.If(self._read.en):
-            m.d.sync += self._read.data.eq(self.rows[self._read.addr])
-        return m
 
 
 class LateFifo(Block):

@@ -8,7 +8,7 @@ from unittest import mock
 
 from amaranth.hdl import Assert, Assume, Cover, Elaboratable, Module, Mux, ResetSignal, Signal
 
-from tests.formal.ring.link_proof import Registers
+from tests.formal.registers import Registers
 from tokenloom.hw.ring import word_buffer
 
 DEPTH, COUNT = 4, 5
