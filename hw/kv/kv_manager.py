@@ -70,12 +70,14 @@ class KvManager(Block):
     release_valid, release_ready, release_slot : In(1), Out(1), In
         A slot gives back all its pages.
     evict_valid, evict_ready, evict_slot, evict_all : In(1), Out(1), In, In(1)
-        One page of the slot, or of all slots, is to be evicted.
+        One page of the slot, or of all slots, is to be evicted. Waits while pages have to be
+        refreshed (`PageUse.due`: after ticks, a cycle per page and less).
     done : Out(1)
         High for one cycle: the answer to the operation that was taken. Of operations offered in
         the same cycle, release goes first, then begin, fork, evict.
     full, answer : Out(1), Out(3)
         From `done` until the next one: the operation was refused; why (`Answer`). 0 after a reset.
+        A slot that does not exist is refused as well, and changes nothing.
     victim_slot, victim_index, victim_page : Out
         From `done` after an evict that was not refused until the next evict's: slot, logical and
         physical page.
@@ -106,7 +108,7 @@ class KvManager(Block):
     Duration
     --------
     From taking the operation to `done`: `begin_cycles`, `fork_cycles`, `release_cycles`,
-    `evict_cycles`.
+    `evict_cycles`; 2 where there is no such slot.
 
     Raises
     ------
@@ -251,6 +253,11 @@ class KvManager(Block):
         """Pages that a slot holds at most."""
         return self._slot_pages
 
+    @property
+    def _strange(self) -> bool:
+        """The ports can name slots that do not exist."""
+        return self._slots < 1 << len(self.begin_slot)
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         table, free, counts, use = self.table, self.free, self.counts, self.use
@@ -293,7 +300,9 @@ class KvManager(Block):
         ]
         m.d.sync += [self.done.eq(0), op.scanning.eq(0)]
 
-        with m.FSM():
+        with m.FSM() as fsm:
+            # Not between two evicts: a use and the refreshing go on there.
+            m.d.comb += use.hold.eq(op.evicting & ~fsm.ongoing("idle"))
             with m.State("idle"):
                 self._take(m, op)
             with m.State("state"):
@@ -307,11 +316,12 @@ class KvManager(Block):
     def _take(self, m: Module, op: Operation) -> None:
         """An operation is taken, and its slot's state asked for."""
         table, begin = self.table, self.begin_valid
+        evicts = self.evict_ready & self.evict_valid
         m.d.comb += [
             self.release_ready.eq(1),
             self.begin_ready.eq(~self.release_valid),
             self.fork_ready.eq(~self.release_valid & ~begin),
-            self.evict_ready.eq(~self.release_valid & ~begin & ~self.fork_valid),
+            self.evict_ready.eq(~self.release_valid & ~begin & ~self.fork_valid & ~self.use.due),
             table.state_read.eq(1),
             self.eviction.clear.eq(1),
         ]
@@ -324,7 +334,7 @@ class KvManager(Block):
             op.every.eq(self.evict_all),
             op.releasing.eq(self.release_valid),
             op.forking.eq(self.fork_ready & self.fork_valid),
-            op.evicting.eq(self.evict_ready & self.evict_valid),
+            op.evicting.eq(evicts),
         ]
         with m.If(self.release_valid):
             m.d.comb += table.state_slot.eq(self.release_slot)
@@ -334,8 +344,12 @@ class KvManager(Block):
             m.d.comb += table.state_slot.eq(self.fork_slot)
         with m.Else():
             m.d.comb += table.state_slot.eq(Mux(self.evict_all, 0, self.evict_slot))
-        with m.If(self.release_valid | begin | self.fork_valid | self.evict_valid):
+        with m.If(self.release_valid | begin | self.fork_valid | evicts):
             m.next = "state"
+        if self._strange:
+            outside = table.state_slot >= self._slots
+            other = ~self.release_valid & ~begin & self.fork_valid & (self.fork_to >= self._slots)
+            m.d.sync += op.outside.eq(outside | other)
 
     def _prepare(self, m: Module, op: Operation) -> None:
         """Its slot's state is known: positions become logical pages."""
@@ -367,3 +381,7 @@ class KvManager(Block):
             m.next = "fork"
         with m.Elif(op.evicting):
             m.next = "range"
+        if self._strange:
+            with m.If(op.outside):
+                m.d.comb += table.state_write.eq(0)
+                op.answer(m, Answer.NO_SLOT)

@@ -35,6 +35,8 @@ class Answer(IntEnum):
     """A fork's new slot holds a sequence."""
     NO_VICTIM = 5
     """No page may be evicted."""
+    NO_SLOT = 6
+    """There is no such slot."""
 
 
 def least(a: Value, b: Value) -> Value:
@@ -60,6 +62,7 @@ class Operation:
     slot, other : the slot, and a fork's second one
     pos0, pos1, window : range of positions (a fork's: 0 long, behind the tokens), window
     releasing, forking, evicting, every : which operation; an evict of all slots
+    outside : one of its slots is none
     first, end, floor : the slot's state, see `PageTable`
     keep_from : first logical page in which a row of the pass sees tokens
     write_from, need_end : logical pages that are written: the first one, the end
@@ -80,7 +83,7 @@ class Operation:
         self.pos0, self.window = Signal.like(ports.begin_pos0), Signal.like(ports.begin_pos0)
         self.pos1 = Signal(len(ports.begin_pos0) + 1)
         self.releasing, self.forking, self.evicting = Signal(), Signal(), Signal()
-        self.every = Signal()
+        self.every, self.outside = Signal(), Signal()
         self.first, self.end, self.floor = Signal(mark), Signal(mark), Signal(mark)
         self.keep_from, self.write_from = Signal(mark), Signal(mark)
         self.need_end = Signal(mark + 1)
@@ -285,7 +288,6 @@ def add_evict(m: Module, op: Operation) -> None:
     best_slot, best_index = Signal.like(op.slot), Signal.like(op.i)
     best_page = Signal.like(op.old)
     m.d.comb += [
-        use.hold.eq(op.evicting),
         use.look_page.eq(table.entry_page),
         eviction.valid.eq(op.looking & (counts.was == 1)),
         eviction.tag.eq(Cat(op.looked, op.looked_page)),

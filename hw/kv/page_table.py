@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -128,7 +128,8 @@ class PageTable(Block):
         state_read, state_write = states.read_port(), states.write_port()
 
         def is_live(slot: Value) -> Signal:
-            return pick(m, self.live, slot, 1, self._slots)
+            ids = 1 << len(slot)  # more than there are slots: the others hold nothing
+            return pick(m, Cat(self.live, Const(0, ids - self._slots)), slot, 1, ids)
 
         # Look-ups: entry and range are read in the same cycle.
         asked, looked_live = Signal.like(self.lookup_index), Signal()

@@ -49,6 +49,8 @@ class PageUse(Block):
     hold : In(1)
         Records and epoch stay as they are from the next cycle on: `use_ready` and `fresh_valid`
         have to be low.
+    due : Out(1)
+        Pages are still to be refreshed: no use is taken, and `hold` should wait.
     look_page : In
         While `hold`, from its second cycle on: the page whose values are wanted.
     age, frequency, mass : Out
@@ -61,7 +63,8 @@ class PageUse(Block):
     Duration
     --------
     One use per cycle, but not two of one page in a row, and `REFRESH` cycles after a tick have
-    none: pages / 2^(stamp_bits - 2), rounded up. Ticks may not come faster, on average.
+    none: pages / 2^(stamp_bits - 2), rounded up. Ticks may not come faster, on average, and `hold`
+    not while pages are `due`: then every page is looked at in time.
 
     Raises
     ------
@@ -88,6 +91,7 @@ class PageUse(Block):
                 "fresh_valid": In(1),
                 "fresh_page": In(page),
                 "hold": In(1),
+                "due": Out(1),
                 "look_page": In(page),
                 "age": Out(AGE_BITS),
                 "frequency": Out(FREQUENCY_BITS),
@@ -127,18 +131,19 @@ class PageUse(Block):
 
         # First cycle: who reads. Nobody reads the record that is just being written.
         m.d.comb += [
+            self.due.eq(owed.any()),
             refresh.eq(
-                owed.any() & ~self.hold & ~self.fresh_valid & ~(pending & (pending_page == turn))
+                self.due & ~self.hold & ~self.fresh_valid & ~(pending & (pending_page == turn))
             ),
             self.use_ready.eq(
-                ~owed.any()
+                ~self.due
                 & ~self.hold
                 & ~self.fresh_valid
                 & ~(pending & (pending_page == self.use_page))
             ),
             use.eq(self.use_valid & self.use_ready),
             busy.eq(self.fresh_valid | refresh | use),
-            read.addr.eq(Mux(self.hold, self.look_page, Mux(owed.any(), turn, self.use_page))),
+            read.addr.eq(Mux(self.hold, self.look_page, Mux(self.due, turn, self.use_page))),
             read.en.eq(self.hold | refresh | use),
         ]
 

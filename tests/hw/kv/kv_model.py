@@ -31,6 +31,9 @@ class Result:
     did: set[str] = field(default_factory=set)
 
 
+NO_SLOT = Result(Answer.NO_SLOT, 2)
+
+
 @dataclass
 class KvModel:
     """Counts owners and uses; physical pages are the ones that the hardware took.
@@ -77,6 +80,8 @@ class KvModel:
         return sequence.pages[index]
 
     def begin(self, slot: int, pos0: int, rows: int, window: int) -> Result:
+        if slot >= self.slots:
+            return NO_SLOT
         live = self.sequences[slot]
         sequence = live or Sequence()
         tokens, position_end = self.page_tokens, pos0 + rows
@@ -139,6 +144,8 @@ class KvModel:
         return Result(Answer.DONE, cycles, copies, did=did)
 
     def fork(self, slot: int, to: int, tokens: int) -> Result:
+        if max(slot, to) >= self.slots:
+            return NO_SLOT
         if self.sequences[to] or slot == to:
             return Result(Answer.IN_USE, 3)
         parent = self.sequences[slot] or Sequence()
@@ -152,11 +159,15 @@ class KvModel:
         return Result(Answer.DONE, KvManager.fork_cycles(end - parent.first))
 
     def release(self, slot: int) -> Result:
+        if slot >= self.slots:
+            return NO_SLOT
         sequence = self.sequences[slot] or Sequence()
         self.sequences[slot] = None
         return Result(Answer.DONE, KvManager.release_cycles(sequence.end - sequence.first))
 
     def evict(self, slot: int | None, weights: Weights, sinks: int) -> Result:
+        if slot is not None and slot >= self.slots:
+            return NO_SLOT
         candidates = []
         scanned = 0
         slots = range(self.slots) if slot is None else [slot]

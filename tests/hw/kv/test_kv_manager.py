@@ -13,6 +13,7 @@ from tests.hw.kv.kv_model import KvModel
 from tests.hw.memory.test_tape_reader import configured
 from tokenloom.hw.kv.eviction_policy import MASS_MAX, Weights
 from tokenloom.hw.kv.kv_manager import Answer, KvManager
+from tokenloom.hw.kv.page_use import PageUse
 from tokenloom.sim.bench import run_block
 
 OPERATIONS = {
@@ -45,6 +46,8 @@ def points(given):
             "begin_gone", "evict_done", "trimmed", "evicted_page_anew", "copied_on_write",
             "copy_waits", "replaced_uncopied", "kept_beside_replaced",
         ]  # fmt: skip
+    if given["slots"] & given["slots"] - 1:
+        names += [f"{name}_no_slot" for name in OPERATIONS]
     if given.get("slot_pages"):
         names.append("sequence_longer_than_table")
     return names
@@ -64,6 +67,9 @@ class Bench:
             page_tokens=tokens,
             slot_pages=given.get("slot_pages") or self.per_sequence,
         )
+        # Ids that the ports can say and that are no slot's.
+        ids = 1 << len(dut.begin_slot)
+        self.strangers = range(given["slots"], ids)
         self.seen = Coverage(*points(given), least=1 + given["turns"] // 500)
         self.lengths = [0] * given["slots"]
         self.windows = [0] * given["slots"]
@@ -136,7 +142,11 @@ class Bench:
         getattr(dut, f"{name}_valid").value = 1
         for field, value in zip(OPERATIONS[name], values, strict=True):
             getattr(dut, f"{name}_{field}").value = value
-        assert await self.cycle() == [name], f"{name} was not taken at once"
+        # An evict waits until the pages are refreshed that ticks have made due.
+        waits = 2 * model.pages + 8 if name == "evict" else 0
+        while await self.cycle() != [name]:
+            waits -= 1
+            assert waits >= 0, f"{name} was not taken"
         getattr(dut, f"{name}_valid").value = 0
         if name == "evict":
             expected = model.evict(None if values[1] else values[0], self.weights, self.sinks)
@@ -181,6 +191,8 @@ class Bench:
         """What every look-up of these slots finds, and how many pages are free."""
         wanted = [(slot, i) for slot in slots for i in range(self.per_sequence)]
         found = await self.lookups(wanted)
+        strangers = [(slot, 0) for slot in self.strangers]
+        assert not any(page is not None for page in (await self.lookups(strangers)).values())
         for (slot, i), page in found.items():
             sequence = self.model.sequences[slot]
             assert page == (sequence.pages.get(i) if sequence else None), (slot, i)
@@ -200,10 +212,26 @@ class Bench:
             getattr(self.dut, f"weight_{name}").value = getattr(self.weights, name)
         self.dut.sinks.value = self.sinks
 
+    def draw_stranger(self, slot):
+        """An operation with a slot that does not exist."""
+        random, positions = self.random, self.model.positions
+        stranger = random.choice(self.strangers)
+        return random.choice(
+            [
+                ("begin", (stranger, 0, random.randrange(1, positions + 1), 0)),
+                ("fork", (stranger, slot, positions)),
+                ("fork", (slot, stranger, positions)),
+                ("release", (stranger,)),
+                ("evict", (stranger, 0)),
+            ]
+        )
+
     def draw(self):
         """A likely operation and its values."""
         random, model, lengths = self.random, self.model, self.lengths
         slot = random.randrange(model.slots)
+        if self.strangers and random.random() < 0.05:
+            return self.draw_stranger(slot)
         kind = random.random()
         if kind < 0.1:
             return "release", (slot,)
@@ -364,6 +392,43 @@ async def refused_behind_a_window(dut):
         for slot in range(model.slots):
             await bench.operate("release", slot)
     assert refused or not given.get("covered", True) or model.pages == 1
+
+
+@cocotb.test()
+async def evict_after_evict(dut):
+    """Asked for a victim in every cycle: no use waits for ever, no page begins to look young."""
+    given, random, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, random)
+    model = bench.model
+    if model.slots == 1:
+        return
+    held = min(3, model.slot_pages, model.pages)
+    rows = min(held * model.page_tokens, model.positions)
+    await bench.operate("begin", 0, 0, rows, 0)
+    await bench.operate("begin", 0, rows - 1, 1, 0)
+    # A slot that holds nothing: no victim, as fast as can be.
+    dut.evict_valid.value, dut.evict_slot.value = 1, model.slots - 1
+    stamp = given.get("stamp_bits") or 12
+    rest, waited, answers = 3 * PageUse(pages=model.pages, stamp_bits=stamp).refresh, 0, 0
+    # Where that is soon: until the epochs' counter has come round.
+    for epoch in range((1 << stamp) + 5 if stamp == 10 else 300):
+        for i in range(1 + rest):
+            bench.ticks = float(i == 0)
+            await bench.cycle()
+            answers += dut.done.value == 1
+            waited = waited + 1 if dut.use_valid.value == 1 else 0
+            assert waited < 200, "a use waits for ever"
+        bench.uses = 0.3 if epoch % 64 == 0 else 0.0
+    assert answers > 50
+    dut.evict_valid.value = 0
+    for _ in range(40):
+        await bench.cycle()
+    bench.weights = Weights(255, 255, 255)
+    for name in WEIGHTS:
+        getattr(dut, f"weight_{name}").value = 255
+    await bench.operate("evict", 0, 0)
+    await bench.check(range(model.slots))
 
 
 @cocotb.test()

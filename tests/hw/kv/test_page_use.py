@@ -33,6 +33,7 @@ async def random_traffic(dut):
         dut.fresh_page.value = random.randrange(pages) if fresh is None else fresh
         await RisingEdge(dut.clk)
         taken = use is not None and dut.use_ready.value == 1
+        assert not (dut.use_ready.value == 1 and dut.due.value == 1)
         if use is not None and not taken:
             refused += 1
         await FallingEdge(dut.clk)
@@ -82,7 +83,7 @@ async def random_traffic(dut):
         while not await cycle(tick=0, use=0, mass=MASS_MAX // 200):
             pass
         await cycle(tick=0)
-    await look(pages)
+    await look(20 * pages)  # page 0 is among them
     print(f"{epochs} epochs, {refused} uses waited")
     assert {("age", 0), ("age", AGE_MAX), ("frequency", 0), ("frequency", FREQUENCY_MAX)} <= seen
     assert {("mass", 0), ("mass", MASS_MAX)} <= seen
