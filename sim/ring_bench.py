@@ -47,7 +47,7 @@ class Rings:
             self._clock = cocotb.start_soon(Clock(dut.clk, CYCLE, "ns").start())
         values = {
             "nodes": nodes, "latency": latency, "pace_num": pace[0], "pace_den": pace[1],
-            "seed": seed, "cut_data": 0, "cut_status": 0, "start": 0, "host_we": 0,
+            "seed": seed, "restart": 0, "cut_data": 0, "cut_status": 0, "start": 0, "host_we": 0,
             **{f"rate_{name}": (faults or {}).get(name, 0) for name in FAULTS},
         }  # fmt: skip
         for name, value in values.items():

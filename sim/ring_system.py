@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Const, Module, Mux, ResetSignal, Signal
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.ring.frame import KIND_BITS, WORD_BITS, Kind
+from tokenloom.hw.ring.frame import KIND_BITS, SESSION_BITS, WORD_BITS, Kind
 from tokenloom.hw.ring.ring import ERRORS, Ring
 from tokenloom.hw.verilog.block import Block, instance
 from tokenloom.sim.link_model import FAULTS, LinkModel
@@ -29,6 +29,9 @@ class RingSystem(Block):
     Members
     -------
     nodes : In(4)
+    session, restart : In(8), In(most)
+        Node i is reset and begins with this session (with 0 after a reset of all); the links are
+        not, and deliver what is on its way.
     latency, pace_num, pace_den, rate_flip, ... : In
         Of every `LinkModel`, both directions.
     seed : In(64)
@@ -69,6 +72,8 @@ class RingSystem(Block):
         super().__init__(
             {
                 "nodes": In(4),
+                "session": In(SESSION_BITS),
+                "restart": In(most),
                 **{name: In(widths.get(name, 16)) for name in _LINK},
                 "seed": In(64),
                 "cut_data": In(most),
@@ -96,7 +101,7 @@ class RingSystem(Block):
         links = [LinkModel(bits=len(ring.next_frame)) for ring in rings]
         returns = [LinkModel(bits=len(ring.prev_status)) for ring in rings]
         for i, ring in enumerate(rings):
-            m.submodules[f"ring_{i}"] = instance(ring)
+            m.submodules[f"ring_{i}"] = instance(ring, reset=ResetSignal() | self.restart[i])
             m.submodules[f"link_{i}"] = instance(links[i])
             m.submodules[f"return_{i}"] = instance(returns[i])
         for number, link in enumerate((*links, *returns)):
@@ -147,7 +152,11 @@ class RingSystem(Block):
                 ),
                 self.error[len(ERRORS) * i : len(ERRORS) * (i + 1)].eq(ring.error),
             ]
-            with m.If(self.start[i]):
+            session = Signal.like(self.session, name=f"session_{i}")
+            m.d.comb += ring.session.eq(session)
+            with m.If(self.restart[i]):
+                m.d.sync += [session.eq(self.session), begun[i].eq(0), self.pending[i].eq(0)]
+            with m.Elif(self.start[i]):
                 m.d.sync += [begun[i].eq(1), self.pending[i].eq(1)]
             with m.Else():
                 with m.If(ring.cmd_ready):

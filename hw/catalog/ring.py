@@ -76,9 +76,14 @@ SPEC = BlockSpec(
             "Words of the replay buffer and of the receive buffer; for full rate at least the "
             "round trip, 2 wire + 7 cycles, and two groups.",
         ),
-        Parameter("timeout", 256, "1 or more", "Cycles without progress, then all is sent again."),
+        Parameter(
+            "timeout",
+            256,
+            "8 or more",
+            "Cycles without progress, then all is sent again; more than the round trip.",
+        ),
         Parameter("retries", 16, "1 or more", "Timeouts in a row, then the link is dead."),
-        Parameter("patience", 4096, "1 or more", "Cycles of silence, then the link is dead."),
+        Parameter("patience", 4096, "64 or more", "Cycles of silence, then the link is dead."),
     ),
     build=Ring,
     timing=_timing,
@@ -101,18 +106,23 @@ SPEC = BlockSpec(
         "the sending side), so a clock crossing and a serialiser go between.\n\n"
         "Frames may be lost, broken, repeated, or late by fewer cycles than 2^10 - 2 window. "
         "A command that is not possible (`collective.refusal` has the reasons; a vector that ends "
-        "behind the memory is one) is an error on every node that gets it. "
-        "All nodes are reset together. A node with an error falls silent, and so "
-        "its neighbours report a dead link within `patience` cycles if they wait for it."
+        "behind the memory is one) is an error on every node that gets it; what no node notices is "
+        "a command of the same kind with other sizes, or that a node gets none: its neighbours "
+        "wait. A node with an error falls silent, and so "
+        "its neighbours report a dead link within `patience` cycles if they wait for it. After an "
+        "error all nodes are reset, in any order, with another `session` than before: the CRC of "
+        "every frame is XORed with it, so what is still on its way is broken for the new session."
     ),
     verified=(
         "* every collective on 2 to 8 nodes against `collective.collective`, bit for bit and, on a "
         "clean wire, to the predicted cycle; with frames flipped, dropped, doubled, swapped and "
-        "broken in bursts on both directions, late nodes and slow wires; dead links, wrong or "
+        "broken in bursts on both directions, late nodes and slow wires; nodes reset in the midst "
+        "of a collective while the links deliver what is left; dead links, wrong or "
         "mismatched commands and vectors a word longer than the memory are errors on every node "
         "(`tests/hw/ring/test_ring.py`)\n"
         "* the link alone with random gaps and back-pressure on both sides, each fault alone, full "
-        "rate and latency on a clean wire, a full receiver, dead links "
+        "rate and latency on a clean wire, a full receiver, resets with frames on their way, dead "
+        "links "
         "(`tests/hw/ring/test_link.py`)\n"
         "* the CRC against its definition for every single bit, and RFC 3720's examples "
         "(`tests/hw/ring/test_crc32c.py`)\n"

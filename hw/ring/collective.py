@@ -130,6 +130,9 @@ def refusal(
     end = max(source, target) + chunks(given.op, nodes) * given.words
     if end > memory:
         return f"the vector ends at word {end} of a memory of {memory}"
+    length = chunks(given.op, nodes) * given.words
+    if 0 < abs(source - target) < length:
+        return f"vectors of {length} words at {source} and {target} reach into each other"
     return ""
 
 

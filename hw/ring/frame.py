@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 
+from amaranth.hdl import Cat, Value
 from amaranth.lib import data
 
 __all__ = [
-    "KIND_BITS", "LANES", "LANE_BITS", "SEQ_BITS", "TAG_BITS", "WORD_BITS", "Kind", "payload",
-    "status",
+    "KIND_BITS", "LANES", "LANE_BITS", "SEQ_BITS", "SESSION_BITS", "TAG_BITS", "WORD_BITS", "Kind",
+    "mark", "payload", "status",
 ]  # fmt: skip
 
 LANES = 8
@@ -20,6 +21,9 @@ TAG_BITS = 4
 """Bits that travel with a word: its collective, and whether that had an odd number."""
 
 
+SESSION_BITS = 8
+"""Of the number that says which reset of a ring a frame is from."""
+
 KIND_BITS = 2
 """So that the header has two bytes."""
 
@@ -30,6 +34,15 @@ class Kind(enum.IntEnum):
     IDLE = 0
     """No word. `seq` is that of the next word, so a receiver sees that it has missed the last."""
     DATA = 1
+
+
+def mark(session: Value, bits: int) -> Value:
+    """What a frame's CRC of so many bits is XORed with, so that no other session takes it.
+
+    The CRC is linear: a frame of another session is off by a constant, never right. Each bit of the
+    session is there several times, so that no single broken bit makes it so.
+    """
+    return Cat(*[session] * -(-bits // len(session)))[:bits]
 
 
 def payload(

@@ -10,7 +10,16 @@ from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.ring.crc32c import Crc32c
-from tokenloom.hw.ring.frame import SEQ_BITS, TAG_BITS, WORD_BITS, Kind, payload, status
+from tokenloom.hw.ring.frame import (
+    SEQ_BITS,
+    SESSION_BITS,
+    TAG_BITS,
+    WORD_BITS,
+    Kind,
+    mark,
+    payload,
+    status,
+)
 from tokenloom.hw.ring.link_tx import check_link
 from tokenloom.hw.ring.word_buffer import WordBuffer
 from tokenloom.hw.verilog.block import Block, instance
@@ -42,6 +51,8 @@ class LinkRx(Block):
         Words received.
     status_valid, status_ready, status_frame : Out(1), In(1), Out(status_bits)
         Status frames, one after the other.
+    session : In(SESSION_BITS)
+        See `LinkTx`.
     watch : In(1)
         Somebody waits for a word.
     stop : In(1)
@@ -94,6 +105,7 @@ class LinkRx(Block):
                 "status_valid": Out(1),
                 "status_ready": In(1),
                 "status_frame": Out(self._status.size + check.CRC_BITS),
+                "session": In(SESSION_BITS),
                 "watch": In(1),
                 "stop": In(1),
                 "dead": Out(1),
@@ -104,6 +116,7 @@ class LinkRx(Block):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         seq, size = self._seq, self._payload.size
+        stamp = mark(self.session, self._check.CRC_BITS)
 
         # First stage: what the CRC says.
         m.submodules.frame_check = instance(frame_check := self._check(bits=size))
@@ -111,7 +124,7 @@ class LinkRx(Block):
         m.d.comb += [
             frame_check.take.eq(self.in_valid),
             frame_check.data.eq(self.in_frame[:size]),
-            frame_check.against.eq(self.in_frame[size:]),
+            frame_check.against.eq(self.in_frame[size:] ^ stamp),
         ]
         m.d.sync += there.eq(self.in_valid)
         with m.If(self.in_valid):
@@ -158,6 +171,7 @@ class LinkRx(Block):
             turn.eq(~self.status_valid | self.status_ready),
             check.take.eq(turn),
             check.data.eq(state),
+            check.against.eq(stamp),
             self.status_frame.eq(Cat(shown, check.crc)),
         ]
         with m.If(turn):

@@ -14,9 +14,11 @@ from tokenloom.hw.ring.crc32c import Crc32c
 from tokenloom.hw.ring.frame import (
     KIND_BITS,
     SEQ_BITS,
+    SESSION_BITS,
     TAG_BITS,
     WORD_BITS,
     Kind,
+    mark,
     payload,
     status,
 )
@@ -45,7 +47,8 @@ class LinkTx(Block):
     Both counters are absolute, so a lost or repeated status frame does no harm, and one that comes
     late (an old `ack` or `freed`) lies outside what is under way and is ignored.
 
-    Both ends start together: nothing is sent before a status frame has said `ack = freed = 0`.
+    Both ends start anew together: nothing is sent before a status frame of this session has said
+    `ack = freed = 0`. Frames of another session count as broken.
 
     Parameters
     ----------
@@ -77,6 +80,8 @@ class LinkTx(Block):
         Data frames: `payload` and its CRC.
     status_valid, status_frame : In(1), In(status_bits)
         Status frames from the other end: `status` and its CRC. Taken always.
+    session : In(SESSION_BITS)
+        The same at both ends, another one after every reset; constant between resets.
     stop : In(1)
         Send nothing more: the other end shall see a dead link.
     up : Out(1)
@@ -140,6 +145,7 @@ class LinkTx(Block):
                 "out_frame": Out(self._payload.size + check.CRC_BITS),
                 "status_valid": In(1),
                 "status_frame": In(self._status.size + check.CRC_BITS),
+                "session": In(SESSION_BITS),
                 "stop": In(1),
                 "up": Out(1),
                 "again": Out(1),
@@ -156,6 +162,8 @@ class LinkTx(Block):
         # when it is `next`; all before `freed` have left the receiver's buffer.
         base, send, next_, freed = (Signal(seq, name=n) for n in ("base", "send", "next", "freed"))
 
+        stamp = mark(self.session, self._check.CRC_BITS)
+
         # A status frame, one cycle after it came.
         size = self._status.size
         m.submodules.status_check = instance(check := self._check(bits=size))
@@ -165,7 +173,7 @@ class LinkTx(Block):
         m.d.comb += [
             check.take.eq(self.status_valid),
             check.data.eq(said),
-            check.against.eq(self.status_frame[size:]),
+            check.against.eq(self.status_frame[size:] ^ stamp),
             heard.eq(there & ~check.crc.any()),
         ]
         m.d.sync += [
@@ -199,7 +207,7 @@ class LinkTx(Block):
         went_back, asked, expired, back = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             asked.eq(fresh & said_nak & (moved | ~went_back) & (arrived != under_way)),
-            expired.eq((timer == self._timeout - 1) & ~moved),
+            expired.eq((timer == self._timeout - 1) & under_way.any() & ~moved),
             back.eq(asked | expired),
         ]
         with m.If(moved | back | ~under_way.any()):
@@ -284,6 +292,7 @@ class LinkTx(Block):
             Cat(frame.tag, frame.word).eq(Mux(old, read.data, Cat(tag, word))),
             frame_check.take.eq(last),
             frame_check.data.eq(frame),
+            frame_check.against.eq(stamp),
             self.out_frame.eq(Cat(shown, frame_check.crc)),
         ]
         with m.If(last):

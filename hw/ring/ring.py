@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.ring.frame import LANE_BITS, LANES, TAG_BITS, WORD_BITS
+from tokenloom.hw.ring.frame import LANE_BITS, LANES, SESSION_BITS, TAG_BITS, WORD_BITS
 from tokenloom.hw.ring.link_rx import LinkRx
 from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.hw.ring.ring_steps import RingSteps
@@ -15,6 +15,8 @@ __all__ = ["ERRORS", "Ring"]
 
 ERRORS = ("refused", "mismatch", "next_dead", "prev_dead")
 """Bits of `error`, the lowest first."""
+
+_PATIENCE_LEAST = 64  # cycles; an idle frame comes every 16
 
 
 class Ring(Block):
@@ -30,7 +32,11 @@ class Ring(Block):
     vector that does not fit the memory, say), a word of another command than the node's own, a dead
     link. Then the node sends nothing more, not even status frames, so
     its neighbours find their links dead in turn, and an error anywhere reaches every node that
-    waits for it. All nodes are reset together.
+    waits for it. What is not noticed is a command of the same kind with other sizes, or that a node
+    gets none: then its neighbours wait, and the host bounds the time.
+
+    After an error all nodes are reset, in any order, with a new `session`: whatever is still on
+    its way from before is broken for the new one.
 
     Parameters
     ----------
@@ -40,10 +46,14 @@ class Ring(Block):
         Words of each link's replay buffer and of each receive buffer. A power of two; at least
         `2 * wire + 7` and twice the largest group for full rate.
     timeout, retries, patience : int
-        See `LinkTx`.
+        See `LinkTx`. `timeout` is more than the round trip, `2 * wire + 7`, and `timeout * retries`
+        and `patience` more than the longest silence of a good link.
 
     Members
     -------
+    session : In(SESSION_BITS)
+        The same on all nodes, another one after each reset: the host counts. Constant between
+        resets.
     rank, nodes : In(3), In(4)
         The node's place, 0 to nodes - 1, and the nodes' number, 2 to 8. Constant between resets.
     cmd_valid, cmd_ready : In(1), Out(1)
@@ -53,7 +63,8 @@ class Ring(Block):
         `window`, and the same on all nodes.
     cmd_from, cmd_to : In(addr_bits)
         First word of the vector that is read, and of where results are written; may be equal.
-        From either on the whole vector lies in the memory; otherwise the command is refused.
+        From either on the whole vector lies in the memory, and if they are not equal neither
+        reaches into the other; otherwise the command is refused.
     done : Out(1), strobe
         All words of the command are written (the last in the cycle before) and sent.
     busy : Out(1)
@@ -104,6 +115,13 @@ class Ring(Block):
         retries: int = 16,
         patience: int = 4096,
     ) -> None:
+        if timeout <= LinkTx.ROUND_TRIP:
+            raise ValueError(
+                f"timeout has to be {LinkTx.ROUND_TRIP + 1} or more, longer than the round trip of "
+                f"a wire without length, not {timeout!r}"
+            )
+        if patience < _PATIENCE_LEAST:
+            raise ValueError(f"patience has to be {_PATIENCE_LEAST} or more, not {patience!r}")
         self._addr = addr_bits
         self._tx = LinkTx(
             window=window, credits=window, timeout=timeout, retries=retries, patience=patience
@@ -114,6 +132,7 @@ class Ring(Block):
         command = self._steps
         super().__init__(
             {
+                "session": In(SESSION_BITS),
                 "rank": In(3),
                 "nodes": In(4),
                 "cmd_valid": In(1),
@@ -168,6 +187,7 @@ class Ring(Block):
             self.next_frame.eq(tx.out_frame),
             tx.status_valid.eq(self.next_status_valid),
             tx.status_frame.eq(self.next_status),
+            tx.session.eq(self.session),
             tx.stop.eq(failed),
             self.again.eq(tx.again),
             rx.in_valid.eq(self.prev_valid),
@@ -175,6 +195,7 @@ class Ring(Block):
             self.prev_status_valid.eq(rx.status_valid),
             rx.status_ready.eq(self.prev_status_ready),
             self.prev_status.eq(rx.status_frame),
+            rx.session.eq(self.session),
             rx.stop.eq(failed),
             rx.watch.eq(steps.busy),
         ]

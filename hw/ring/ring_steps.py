@@ -155,11 +155,13 @@ class RingSteps(Block):
                     m.d.comb += nothing.eq(1)
         # All chunks together, and how far they reach: up to the memory's last word, at most.
         span, vector = Signal(bits + 3), Signal(bits + 4)
-        reach = Signal(bits + 5)
+        reach, apart = Signal(bits + 5), Signal(bits)
+        behind = self.source > self.target
         m.d.comb += [
+            apart.eq(Mux(behind, self.source - self.target, self.target - self.source)),
             span.eq(_times(self.words, wrap)),
             vector.eq(self.words + Mux(chunked, span, 0)),
-            reach.eq(Mux(self.source > self.target, self.source, self.target) + vector - 1),
+            reach.eq(Mux(behind, self.source, self.target) + vector - 1),
         ]
         ranks = (self.rank < self.nodes) & (self.root < self.nodes) & (self.last < self.nodes)
         m.d.comb += possible.eq(
@@ -169,6 +171,7 @@ class RingSteps(Block):
             & ranks
             & self.words.any()
             & ~reach[bits:].any()
+            & (~apart.any() | (apart >= vector))
             & (simple | (self.size.any() & (self.size + self.larger.any() <= self._most)))
             & ~((self.op == Op.SEND) & (self.root == self.last))
         )

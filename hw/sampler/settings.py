@@ -163,6 +163,11 @@ def _share(value: float) -> int:
                (1 << SHARE_FRAC) - 1)  # fmt: skip
 
 
+def _factor(value: Fraction) -> int:
+    """A factor below 4 with `FACTOR_FRAC` fraction bits, at most the largest that there is."""
+    return min(int(value * FACTOR_ONE + Fraction(1, 2)), (1 << FIELDS["up"]) - 1)
+
+
 def make_settings(
     *,
     fraction_bits: int,
@@ -227,7 +232,6 @@ def make_settings(
     power = power_scale(temperature or 1.0, fraction_bits) if cuts or listed else NoiseScale(0, 0)
     repeats = penalty != 1
     exact = Fraction(penalty)
-    half = Fraction(1, 2)
     return Settings(
         seed=seed,
         mantissa=scale.mantissa,
@@ -239,8 +243,8 @@ def make_settings(
         power_mantissa=power.mantissa,
         power_shift=power.shift,
         window=window if repeats else 0,
-        up=int(exact * FACTOR_ONE + half) if repeats else FACTOR_ONE,
-        down=int(FACTOR_ONE / exact + half) if repeats else FACTOR_ONE,
+        up=_factor(exact) if repeats else FACTOR_ONE,
+        down=_factor(1 / exact) if repeats else FACTOR_ONE,
         biases=biases,
         masked=int(masked),
     )

@@ -1,9 +1,9 @@
 """Both ends of a link with a hostile wire between them, as one block for the tests."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetSignal, Signal
 from amaranth.lib.wiring import In, Out
 
-from tokenloom.hw.ring.frame import WORD_BITS
+from tokenloom.hw.ring.frame import SESSION_BITS, WORD_BITS
 from tokenloom.hw.ring.link_rx import LinkRx
 from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.hw.verilog.block import Block, instance
@@ -14,6 +14,8 @@ WIRE = {"latency": 8, "pace_num": 8, "pace_den": 8, **{f"rate_{name}": 16 for na
 
 class LinkPair(Block):
     """`in_` words go through LinkTx, two LinkModels and LinkRx and come out at `out_`.
+
+    `restart` resets both ends, and not the wires.
 
     The wires wait for a frame before they are ready, and carry noise between frames. `changed` is
     high from the cycle on after one in which a frame that waited changed or went.
@@ -31,6 +33,8 @@ class LinkPair(Block):
                 **{name: In(bits) for name, bits in WIRE.items()},
                 "cut_data": In(1),
                 "cut_status": In(1),
+                "session": In(SESSION_BITS),
+                "restart": In(1),
                 "watch": In(1),
                 "stop": In(1),
                 "in_valid": In(1),
@@ -53,8 +57,9 @@ class LinkPair(Block):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.tx = instance(tx := self.tx)
-        m.submodules.rx = instance(rx := self.rx)
+        again = ResetSignal() | self.restart
+        m.submodules.tx = instance(tx := self.tx, reset=again)
+        m.submodules.rx = instance(rx := self.rx, reset=again)
         m.submodules.data = instance(data := LinkModel(bits=len(tx.out_frame)))
         m.submodules.back = instance(back := LinkModel(bits=len(rx.status_frame)))
         for wire, seed in ((data, 0x1234567), (back, 0x7654321)):
@@ -71,6 +76,8 @@ class LinkPair(Block):
             self.in_ready.eq(tx.in_ready),
             tx.in_word.eq(self.in_word),
             tx.in_tag.eq(self.in_tag),
+            tx.session.eq(self.session),
+            rx.session.eq(self.session),
             tx.stop.eq(self.stop),
             self.again.eq(tx.again),
             self.up.eq(tx.up),
@@ -100,7 +107,7 @@ class LinkPair(Block):
             (rx.status_valid, rx.status_ready, rx.status_frame),
         ):
             waited, before = Signal(), Signal.like(frame)
-            m.d.sync += [waited.eq(valid & ~ready), before.eq(frame)]
+            m.d.sync += [waited.eq(valid & ~ready & ~self.restart), before.eq(frame)]
             with m.If(waited & (~valid | (frame != before))):
                 m.d.sync += self.changed.eq(1)
         for name in FAULTS:

@@ -11,10 +11,10 @@ from tokenloom.hw.ring.frame import Kind, payload, status
 __all__ = ["Given", "LinkTxModel", "Status", "framed"]
 
 
-def framed(layout, **fields):
+def framed(layout, session=0, **fields):
     """A frame of this layout with its CRC behind it, as one number."""
     value = layout.const(fields).as_value().value
-    return value | crc_of_bits(value, layout.size) << layout.size
+    return value | (crc_of_bits(value, layout.size) ^ session * 0x01010101) << layout.size
 
 
 @dataclass
@@ -26,8 +26,8 @@ class Status:
     nak: bool = False
     good: bool = True
 
-    def frame(self, seq_bits: int) -> int:
-        right = framed(status(seq_bits), ack=self.ack, freed=self.freed, nak=int(self.nak))
+    def frame(self, seq_bits: int, session: int) -> int:
+        right = framed(status(seq_bits), session, ack=self.ack, freed=self.freed, nak=int(self.nak))
         return right if self.good else right ^ 1 << status(seq_bits).size
 
 
@@ -94,13 +94,13 @@ class LinkTxModel:
             and self.behind(self.next, self.freed) != self.credits
         )
 
-    def out_frame(self) -> int | None:
+    def out_frame(self, session: int) -> int | None:
         """What is offered."""
         if self.shown is None:
             return None
         kind, seq, word, tag = self.shown
         layout = payload(self.word_bits, self.tag_bits, self.seq_bits)
-        return framed(layout, kind=kind, seq=seq, word=word, tag=tag)
+        return framed(layout, session, kind=kind, seq=seq, word=word, tag=tag)
 
     def step(self, given: Given) -> None:
         """A clock edge."""
@@ -135,7 +135,7 @@ class LinkTxModel:
         fresh = heard and now.up and arrived <= under_way
         moved = bool(fresh and arrived)
         asked = fresh and heard.nak and (moved or not now.went_back) and arrived != under_way
-        expired = now.timer == self.timeout - 1 and not moved
+        expired = now.timer == self.timeout - 1 and under_way and not moved
         if moved:
             self.base = heard.ack
         if asked or expired or (moved and now.behind(now.send, now.base) < arrived):

@@ -84,13 +84,26 @@ def test_the_vector_has_to_lie_in_the_memory(op):
             given = command(op, words, hop=5, root=1)
             rest = memory - words * chunks(op, nodes)
             limits = {"memory": memory, "window": 128}
+            assert not refusal(given, nodes, **limits, source=rest, target=rest)
             for place in ("source", "target"):
-                assert not refusal(given, nodes, **limits, **{place: rest})
                 assert f"word {memory + 1} of" in refusal(
                     given, nodes, **limits, **{place: rest + 1}
                 )
             longer = command(op, memory // chunks(op, nodes) + 1, hop=5, root=1)
             assert "memory" in refusal(longer, nodes, **limits)
+
+
+@pytest.mark.parametrize("op", list(Op))
+def test_neither_vector_reaches_into_the_other(op):
+    given, limits = command(op, 10, hop=5, root=1), {"memory": 200, "window": 128}
+    for nodes in (2, 3):
+        length = 10 * chunks(op, nodes)
+        for places in ((0, length), (length + 7, 7), (7, 7)):
+            assert not refusal(given, nodes, **limits, source=places[0], target=places[1])
+        for places in ((0, length - 1), (length + 6, 7), (7, 8), (8, 7)):
+            assert f"of {length} words at {places[0]} and" in refusal(
+                given, nodes, **limits, source=places[0], target=places[1]
+            )
 
 
 def test_other_refusals():

@@ -13,12 +13,16 @@ from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.sim.bench import parameters, run_block, seeded
 from tokenloom.sim.link_model import FAULTS
 
-INPUTS = [*WIRE, *"cut_data cut_status watch stop in_valid in_word in_tag out_ready".split()]
+INPUTS = [
+    *WIRE,
+    *"cut_data cut_status session restart watch stop in_valid in_word in_tag out_ready".split(),
+]
 LIMITS = {"window": 64, "credits": 128, "patience": 601, "timeout": 120, "retries": 6}
 SEEN = Coverage(
     "gap", "back_pressure", "full_rate", "window_full", "credits_exhausted", "replay",
     "replay_after_timeout", "last_word_lost", "sequence_wraps", "data_comes_back",
-    "status_comes_back", "rx_dead", "tx_dead_of_timeouts", "tx_dead_of_silence", *FAULTS,
+    "status_comes_back", "rx_dead", "tx_dead_of_timeouts", "tx_dead_of_silence",
+    "reset_with_frames_on_the_way", *FAULTS,
 )  # fmt: skip
 # Of 65,536 frames; a burst breaks 8.5 in the mean.
 HOSTILE = {"flip": 300, "drop": 300, "twice": 300, "swap": 300, "burst": 60}
@@ -130,6 +134,32 @@ async def full_rate_and_latency_on_a_clean_wire(dut):
     # A wire that takes frames now and then: none is lost on its way there.
     await reset(dut, 10, (5, 7))
     await transfer(dut, random, 300, clean=True)
+
+
+@cocotb.test()
+async def frames_from_before_a_reset_are_broken(dut):
+    """Both ends are reset and the wires are not: what is on its way is never taken for new."""
+    random = seeded()
+    await begin(dut, INPUTS)
+    for turn in range(20):
+        await reset(dut, random.choice([2, 10, 28]), random.choice([(1, 1), (5, 7)]))
+        session = random.randrange(256)
+        dut.session.value, dut.out_ready.value = session, random.getrandbits(1)
+        while dut.up.value == 0:
+            await FallingEdge(dut.clk)
+        # The first words are on their way: the new ones will have their numbers.
+        for word in range(random.choice([1, 3, 10, 50])):
+            await put(dut, word)
+        for _ in range(random.choice([0, 2, 10])):
+            await FallingEdge(dut.clk)
+        # The smallest difference, or any.
+        dut.session.value = session ^ (1 << turn if turn < 8 else random.randrange(1, 256))
+        dut.restart.value, dut.in_valid.value = 1, 0
+        for _ in range(random.choice([1, 3])):
+            await FallingEdge(dut.clk)
+        dut.restart.value = 0
+        await transfer(dut, random, 150, random.choice([0.5, 1.0]), random.choice([0.5, 1.0]))
+        SEEN.hit("reset_with_frames_on_the_way")
 
 
 @cocotb.test()

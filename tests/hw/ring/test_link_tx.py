@@ -1,16 +1,18 @@
 """The sending end of a link against its model in every cycle, whatever the other end says."""
 
+import dataclasses
+
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from tests.coverage import Coverage
 from tests.hw.clocked import begin, reset
 from tests.hw.ring.link_tx_model import Given, LinkTxModel, Status
-from tokenloom.hw.ring.frame import KIND_BITS, Kind
+from tokenloom.hw.ring.frame import KIND_BITS, SESSION_BITS, Kind
 from tokenloom.hw.ring.link_tx import LinkTx
 from tokenloom.sim.bench import parameters, run_block, seeded
 
-INPUTS = "in_valid in_word in_tag out_ready status_valid status_frame stop".split()
+INPUTS = "in_valid in_word in_tag out_ready status_valid status_frame stop session".split()
 LIMITS = {
     "word_bits": 16,
     "tag_bits": 4,
@@ -78,6 +80,8 @@ async def every_cycle(dut):
         offers, takes = random.choice([0.0, 0.3, 1.0]), random.choice([0.2, 0.9, 1.0])
         tells, stops = random.choice([0.0, 0.03, 0.3, 1.0]), random.choice([0.0, 0.0, 0.1])
         word, after_death = None, 0
+        session = random.getrandbits(SESSION_BITS)
+        dut.session.value = session
         for cycle in range(random.choice([30, 500, 800])):
             if word is None and random.random() < offers:
                 word = random.getrandbits(16), random.getrandbits(4)
@@ -95,7 +99,11 @@ async def every_cycle(dut):
             dut.out_ready.value, dut.stop.value = int(now.out_ready), int(now.stop)
             dut.status_valid.value = int(tell)
             frame = now.status or Status(0, 0, good=random.random() < 0.5)
-            dut.status_frame.value = frame.frame(limits["seq_bits"])
+            value = frame.frame(limits["seq_bits"], session)
+            if not frame.good and cycle % 2:  # broken, or of another session
+                right = dataclasses.replace(frame, good=True)
+                value = right.frame(limits["seq_bits"], session ^ random.randrange(1, 256))
+            dut.status_frame.value = value
             await RisingEdge(dut.clk)
             shown = model.shown
             assert dut.out_valid.value == (shown is not None)
@@ -106,7 +114,7 @@ async def every_cycle(dut):
                 assert found & (1 << KIND_BITS) - 1 == Kind.IDLE
                 assert found >> bits & (1 << limits["seq_bits"]) - 1 == shown[1]
             elif shown:
-                assert int(dut.out_frame.value) == model.out_frame()
+                assert int(dut.out_frame.value) == model.out_frame(session)
             assert dut.in_ready.value == model.in_ready(now)
             assert dut.again.value == model.again(now)
             assert (dut.up.value, dut.dead.value) == (model.up, model.dead)

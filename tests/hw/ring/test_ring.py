@@ -158,6 +158,44 @@ async def collectives_survive_errors_and_late_nodes(dut):
     assert min(total.values()) > 10, total
 
 
+@cocotb.test()
+async def after_a_reset_nothing_is_left_of_before(dut):
+    """Nodes are reset in the midst of a collective, one after the other; the links are not."""
+    given, random = parameters(), seeded()
+    rng = np.random.default_rng(random.getrandbits(32))
+    memory, window = sizes(given).values()
+    rings = Rings(dut)
+    for nodes in given["nodes"]:
+        latency = random.choice([5, 25, 60])
+        await rings.reset(nodes, latency=latency, seed=random.getrandbits(64) | 1)
+        words = min(60, memory // nodes)
+        asked = command(Op.ALL_REDUCE, words, hop=15, window=window)
+        # Every other time the first words after a reset are on their way, and the next words will
+        # have their numbers.
+        for session in range(1, 15):
+            data = vectors(rng, nodes, words * nodes)
+            await rings.load_all(data)
+            rings.command(asked)
+            if session % 2:
+                await rings.start()
+                await rings.wait(random.randrange(6, latency + 12))
+            else:
+                await rings.run(asked, limit(given))
+                found = await rings.read_all(words * nodes)
+                assert (found == collective(asked, data)).all(), (nodes, session)
+            dut.session.value = session
+            # All at once, or one after the other.
+            several = random.random() < 0.5
+            for node in random.sample(range(nodes), nodes):
+                dut.restart.value = 1 << node if several else (1 << nodes) - 1
+                await rings.wait(random.choice([1, 3]))
+                dut.restart.value = 0
+                await rings.wait(random.choice([1, 40, 200]) if several else 1)
+            # Not before the links are up again, as after any reset.
+            await rings.wait(3 * latency + 60)
+            assert int(dut.error.value) == 0
+
+
 async def until_all_fail(rings, limit):
     """Every node reports an error; returns each node's."""
     for _ in range(limit // 50):
@@ -207,6 +245,7 @@ async def refused(rings, nodes, asked, **places):
 @cocotb.test()
 async def wrong_commands_are_errors(dut):
     given = parameters()
+    rng = np.random.default_rng(seeded().getrandbits(32))
     window = given["window"]
     rings = Rings(dut)
     good = command(Op.ALL_REDUCE, 10, hop=15, window=window)
@@ -216,6 +255,20 @@ async def wrong_commands_are_errors(dut):
         {"op": Op.SEND, "root": 1, "last": 1},
     ):  # fmt: skip
         await refused(rings, 2, dataclasses.replace(good, **change))
+    # Vectors that reach into each other, by a word or almost all.
+    for op in (Op.ALL_REDUCE, Op.SHIFT, Op.SEND):
+        length = 10 * chunks(op, 2)
+        asked = dataclasses.replace(good, op=op, root=0, last=1)
+        for places in ((0, length - 1), (length + 5, 6), (6, 7), (7, 6)):
+            await refused(rings, 2, asked, source=places[0], target=places[1])
+        for places in ((3, 3 + length), (length, 0)):
+            await rings.reset(2, latency=3)
+            data = vectors(rng, 2, length)
+            await rings.load_all(data, places[1])
+            await rings.load_all(data, places[0])
+            await rings.run(asked, limit(given), source=places[0], target=places[1])
+            want = collective(asked, data)
+            assert (await rings.read_all(length, places[1]) == want).all(), (op, places)
     # A node that has another command than the node before it.
     await rings.reset(2, latency=3)
     rings.command(good)

@@ -15,7 +15,9 @@ from tokenloom.sim.bench import parameters, run_block, seeded
 
 async def receives(dut):
     random, layout = seeded(), payload()
-    await begin(dut, ["in_valid", "in_frame", "out_ready", "status_ready", "watch", "stop"])
+    await begin(
+        dut, ["in_valid", "in_frame", "out_ready", "status_ready", "watch", "stop", "session"]
+    )
     dut.out_ready.value = dut.status_ready.value = 1
     words = []
 
@@ -45,7 +47,7 @@ async def receives(dut):
 async def sends(dut):
     layout = status()
     await begin(dut, ["in_valid", "in_word", "in_tag", "out_ready", "status_valid",
-                      "status_frame", "stop"])  # fmt: skip
+                      "status_frame", "stop", "session"])  # fmt: skip
     dut.out_ready.value = 1
 
     async def tell(value):
