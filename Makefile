@@ -63,7 +63,7 @@ lint: $(STAMP) ## Check style (ruff) and types (mypy)
 	@MYPYPATH=build/ns $(BIN)/python -m mypy
 
 bench: $(STAMP) ## Measure every figure of docs/benchmarks.md
-	@$(BIN)/tokenloom bench --json build/bench.json $(BENCH_OUT) $(ARGS)
+	@$(BIN)/tokenloom bench --jobs 2 --json build/bench.json $(BENCH_OUT) $(ARGS)
 
 estimate: $(STAMP) ## Derive rates and contexts of every board and model: docs/estimates.md
 	@$(BIN)/tokenloom estimate --markdown docs/estimates.md $(ARGS)

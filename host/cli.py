@@ -525,12 +525,20 @@ def schedule_command(
 @click.option("--only", multiple=True, metavar="NAME", help="Only this row; may be repeated.")
 @click.option("--list", "listed", is_flag=True, help="Print the rows instead.")
 @click.option("--again", is_flag=True, help="Measure also what was measured with the same sources.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Modules of rows measured at a time; wall times always have the machine for themselves.",
+)
 @_file_option("json", "Write the rows to FILE.")
 @_file_option("markdown", "Write the whole table to FILE; rows without a value never replace one.")
 def bench_command(
     only: tuple[str, ...],
     listed: bool,
     again: bool,
+    jobs: int,
     json_file: Path | None,
     markdown_file: Path | None,
 ) -> None:
@@ -554,7 +562,7 @@ def bench_command(
         click.echo(f"{last.name}: {value} (target {last.target or 'none'}): {ok}")
         click.echo(f"    {last.how}")
 
-    rows = bench(only, told, again=again)
+    rows = bench(only, told, again=again, jobs=jobs)
     if markdown_file is not None:
         write_table(markdown_file, rows)
     if any(row.ok is False for row in rows):

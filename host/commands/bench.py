@@ -14,6 +14,7 @@ from importlib import import_module
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import progress
 from tokenloom.host.bench import saved
+from tokenloom.host.bench.ahead import measure_ahead, parts
 from tokenloom.host.bench.registry import ROWS, Row, Skip
 from tokenloom.host.bench.saved import Saved
 
@@ -43,6 +44,7 @@ def bench(
     told: Callable[[list[Saved]], None] = lambda rows: None,
     *,
     again: bool = False,
+    jobs: int = 1,
 ) -> list[Saved]:
     """Measure rows, except those that were measured with the same sources.
 
@@ -54,6 +56,9 @@ def bench(
         Gets the rows so far after each one.
     again : bool
         Measure all of them.
+    jobs : int
+        With 2 and more, so many modules' rows are measured at a time first; wall times, and what is
+        measured with them, come after that, with nothing beside them.
 
     Returns
     -------
@@ -74,9 +79,13 @@ def bench(
     start = time.monotonic()
     for row in chosen:  # of the sources as they are now, whatever is edited meanwhile
         saved.source_digest(row.file)
+    ahead: set[str] = set()
+    if jobs > 1:
+        measure_ahead(chosen, jobs, again=again)
+        ahead = {row.name for rows in parts(chosen).values() for row in rows}
     for number, row in enumerate(chosen, 1):
         out.rule(f"{number} of {len(chosen)}: {row.name}")
-        found = None if again else saved.load(row.name, row.file)
+        found = saved.load(row.name, row.file) if not again or row.name in ahead else None
         if found is None:
             found = _measure(row)
             if found.value is not None:

@@ -1,13 +1,14 @@
 """The benchmark's machinery, on rows that cost nothing."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.host import cli as cli_module
-from tokenloom.host.bench import saved
+from tokenloom.host.bench import ahead, saved
 from tokenloom.host.bench.registry import ROWS, Figure, Skip, group
 from tokenloom.host.bench.table import command
 from tokenloom.host.commands.bench import bench
@@ -226,3 +227,31 @@ def test_what_is_not_there_is_skipped(monkeypatch, tmp_path, name):
     (row,) = bench([name])
     assert row.value is None and row.ok is None
     assert row.how.startswith("skipped: ") and "Hugging Face" in row.how
+
+
+def test_wall_times_have_the_machine_for_themselves():
+    beside = [row for rows in ahead.parts(list(REAL.values())).values() for row in rows]
+    assert not [row.name for row in beside if row.how == "wall time"]
+    # What shares its runs with them stays with them, so nothing is simulated twice.
+    alone = {row.file for row in REAL.values()} - {row.file for row in beside}
+    assert alone == {"speed", "correctness", "generate"}
+    assert len(beside) > 40
+
+
+def test_modules_are_measured_beside_each_other(monkeypatch, measured):
+    started = []
+
+    def run(command, *, env, stdout, stderr):
+        started.append(command[3:])
+        assert env["OPENBLAS_NUM_THREADS"] == "1"
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    bench(["good"])
+    bench(["good", "none", "missed"], jobs=2)
+    # One is saved; the others were not measured ahead after all.
+    assert started == [["bench", "--only", "none", "--only", "missed"]]
+    assert measured == ["good", "none", "missed"]
+    bench(["good"], jobs=2, again=True)
+    assert started[1:] == [["bench", "--only", "good", "--again"]]
+    assert measured == ["good", "none", "missed"]
