@@ -17,8 +17,8 @@ __all__ = ["listing", "summary", "write_pages"]
 _INDEX = """# Blocks
 
 Each of these can be used alone: `tokenloom generate --block NAME [-P key=value]` (or `make
-generate BLOCK=NAME`) writes its Verilog, this page and the wave for the parameters given.
-`make blocks` writes these pages, with the defaults.
+generate BLOCK=NAME`) writes its Verilog, its page (all but the section Resources) and its wave
+for the parameters given. `make blocks` writes these pages, with the defaults.
 
 | block | what it does |
 | --- | --- |

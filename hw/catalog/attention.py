@@ -32,8 +32,8 @@ def _timing(
         words = -(-scores // BLOCK) * BLOCK // drain
         found.append(
             Timing(
-                f"softmax of {scores} scores, a slot in each of {rows} rows",
-                "ceil(T / 32) 32 / drain + 6 + ProbQuantiser.LATENCY",
+                f"softmax of T = {scores} scores, a slot in each of {rows} rows",
+                "⌈T / 32⌉·32 / drain + 9",
                 Softmax.latency(1, words),
                 "8 parallel groups" if drain == 8 else "",
             )
@@ -77,14 +77,16 @@ SPEC = BlockSpec(
     ),
     parameters=(
         Parameter("columns", 8, "a power of two from 2 on", "Columns of the array (C)."),
-        Parameter("rows", 2, "a power of two", "Rows of the array (R): queries at a time."),
+        Parameter(
+            "rows", 2, "a power of two up to 32", "Rows of the array (R): queries at a time."
+        ),
         Parameter(
             "drain",
             8,
             "a power of two up to columns",
             "Scores that a row's softmax takes per cycle: 8 are eight parallel groups.",
         ),
-        Parameter("slots", 2, "1 or more", "Queries per row that share a beat in turn."),
+        Parameter("slots", 2, "1 to 64", "Queries per row that share a beat in turn."),
         Parameter("tokens_max", 256, "a multiple of 32 up to 131072", "Longest context."),
         Parameter("head_max", 64, "a multiple of drain up to 256", "Longest head."),
         Parameter(
