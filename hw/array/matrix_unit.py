@@ -81,8 +81,8 @@ class MatrixUnit(Block):
     step : Out(1), the last cycle of a step: what is asked for and what leaves counts in it (always
         high with K of 32 and more)
     take : Out(1), the beat at the ports is taken in this step; will_take : Out(1), in the next
-    codes : In, the beat of every column: int8 codes, 32 per block; scale, minimum : In, and of each
-        block a rebased fp16;
+    codes : In, the beat of every column: int8 codes, 32 per block; scale, minimum : In, of every
+        column and block a rebased fp16;
         pow2 : In(1), the scale's low five bits are a shift and its mantissa is 1
     we, row, addr, x_codes, x_shift, x_sum : In, a block of row `row`'s operands is written, in the
         step: 32 codes of 9 bits, their shift and their sum

@@ -183,7 +183,7 @@ def value_of(formula, parameters):
     """A formula of a page, computed."""
     text = re.sub(r"⌈([^⌉/]*)/([^⌉]*)⌉", r"-(-(\1) // (\2))", formula.split(" = ")[-1])
     text = text.replace("·", "*").replace(" / ", " // ")
-    return eval(text, {"max": max}, parameters)
+    return eval(text, {"max": max, "min": min}, parameters)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,15 @@ def test_formulas_give_the_cycles_beside_them(name, overrides, more):
         assert value_of(time.formula, {**arguments, **more}) == time.cycles, time
 
 
-def test_softmax_formula():
+def test_formulas_of_attention():
     one = block_spec("attention")
+    for overrides in [], ["columns=64", "head_max=80"], ["columns=2", "drain=2", "head_max=34"]:
+        arguments = one.arguments(overrides)
+        beats = [time for time in one.timing(**arguments) if "beats" in time.what]
+        for time in beats:
+            tokens = int(time.what.split(" = ")[1].split()[0])
+            assert value_of(time.formula, {**arguments, "T": tokens}) == time.cycles
+        assert len(beats) == 2
     for overrides, scores in ([], 128), (["drain=4", "columns=4", "tokens_max=96"], 96):
         arguments = one.arguments(overrides)
         time = one.timing(**arguments)[0]
