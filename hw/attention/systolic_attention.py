@@ -140,10 +140,11 @@ class SystolicAttention(Block):
             )
         if not 1 <= slots <= _SLOTS_MAX:
             raise ValueError(f"slots = {slots} is impossible: allowed is 1 to {_SLOTS_MAX}")
-        if tokens_max < BLOCK or tokens_max % BLOCK or tokens_max > TOKENS_MAX:
+        chunked = 0 < score_tokens < tokens_max
+        if not 1 <= tokens_max <= TOKENS_MAX or (tokens_max % BLOCK and not chunked):
             raise ValueError(
                 f"tokens_max = {tokens_max} is impossible: allowed are multiples of {BLOCK} up to "
-                f"{TOKENS_MAX}"
+                f"{TOKENS_MAX}, in chunks of score_tokens any number"
             )
         if head_max < drain or head_max > 8 * BLOCK or head_max % drain:
             raise ValueError(
@@ -157,7 +158,7 @@ class SystolicAttention(Block):
                 f"from {least} on, a block, a tile and at most {CHUNKS_MAX} chunks"
             )
         self._c, self._r, self._w, self._slots = columns, rows, drain, slots
-        self._chunked = 0 < score_tokens < tokens_max
+        self._chunked = chunked
         self._tokens, self._head = score_tokens if self._chunked else tokens_max, head_max
         self._head_blocks = -(-head_max // BLOCK)
         super().__init__(

@@ -91,7 +91,9 @@ SPEC = BlockSpec(
             "Scores that a row's softmax takes per cycle: 8 are eight parallel groups.",
         ),
         Parameter("slots", 2, "1 to 64", "Queries per row that share a beat in turn."),
-        Parameter("tokens_max", 256, "a multiple of 32 up to 131072", "Longest context."),
+        Parameter(
+            "tokens_max", 256, "a multiple of 32 up to 131072; any in chunks", "Longest context."
+        ),
         Parameter("head_max", 64, "a multiple of drain up to 256", "Longest head."),
         Parameter(
             "score_tokens",

@@ -167,6 +167,11 @@ def test_parameters_that_a_block_refuses(name, overrides, text):
         one.made(one.arguments(overrides))
 
 
+def test_a_context_in_chunks_may_have_any_length():
+    one = block_spec("attention")
+    one.made(one.arguments(["tokens_max=300", "score_tokens=64"]))
+
+
 def test_what_a_unit_inside_refuses():
     class Picky(Outer):
         def elaborate(self, platform):
