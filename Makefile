@@ -41,7 +41,7 @@ run: $(STAMP) ## Let the generated chip answer PROMPT, simulated by Verilator
 test: $(STAMP) ## Run every test
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-generate: $(STAMP) ## Write the chip's Verilog for BOARD and MODEL, or a BLOCK's, to build/generate
+generate: $(STAMP) ## Write the chip's Verilog for BOARD and MODEL to build/generate, or BLOCK's to build/generate-BLOCK
 	@$(BIN)/tokenloom generate $(if $(BLOCK),--block "$(BLOCK)" $(if $(PRESET),--preset "$(PRESET)"),--model "$(MODEL)" --board "$(BOARD)") \
 	  --out "$(if $(BLOCK),$(OUT)-$(BLOCK),$(OUT))" $(ARGS)
 

@@ -169,7 +169,13 @@ def eval_command(
 @cli.command("run")
 @common_options
 @_WEIGHTS
-@click.option("--prompt", required=True, metavar="TEXT", help="What the model answers.")
+@click.option(
+    "--prompt",
+    required=True,
+    metavar="TEXT",
+    help="What the model answers. An empty one begins with what the tokenizer or the chat "
+    "template puts before it, and is refused where that is nothing.",
+)
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is: no chat template.")
 @click.option("--ignore-eos", is_flag=True, help="Go on behind the end of the text.")
 @click.option(
@@ -391,10 +397,13 @@ def generate_command(
     metavar="DIR",
     help="Write every block's page and wave, and an index.",
 )
-def blocks_command(markdown: Path | None) -> None:
+@_file_option("json", "Write the blocks, their parameters and their presets to FILE.")
+def blocks_command(markdown: Path | None, json_file: Path | None) -> None:
     """List the blocks that can be used alone."""
-    from tokenloom.host.commands.blocks import listing, write_pages
+    from tokenloom.host.commands.blocks import entries, listing, write_pages
 
+    if json_file is not None:
+        write_json(json_file, entries())
     if markdown is not None:
         write_pages(markdown)
     for line in listing():
@@ -615,6 +624,21 @@ def estimate_command(
         write_text(markdown_file, markdown(found, context))
 
 
+def _usage(error: click.ClickException) -> str:
+    """What click says is wrong, on one line, and what is allowed where it leaves that out."""
+    text, allowed = " ".join(error.format_message().split()).rstrip("."), []
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption):
+        text = f"No such option '{error.option_name}'"
+        if error.possibilities:
+            return f"{text} (did you mean {' or '.join(sorted(error.possibilities))}?)"
+        parameters = [] if context is None else context.command.get_params(context)
+        allowed = [max(one.opts, key=len) for one in parameters if isinstance(one, click.Option)]
+    elif isinstance(context, click.Context) and isinstance(context.command, click.Group):
+        allowed = list(context.command.commands)
+    return f"{text}; allowed: {', '.join(sorted(allowed))}" if allowed else text
+
+
 def _drop_output() -> None:
     """Keep the interpreter from writing to stdout at its end what could not be written before."""
     try:
@@ -630,8 +654,11 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
         sys.stdout.flush()
-    except click.ClickException as error:  # wrong usage
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(2)
+    except click.ClickException as error:  # wrong usage
+        click.echo(f"error: {_usage(error)}", err=True)
         sys.exit(2)
     except TokenloomError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)

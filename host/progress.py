@@ -1,5 +1,6 @@
 """Progress on stderr: bars on a terminal, one line per step elsewhere."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,8 @@ __all__ = ["console", "counter", "step", "steps", "track"]
 
 Item = TypeVar("Item")
 
+_PATIENCE = 10.0  # seconds after which a step off a terminal says that it is under way
+
 
 def console() -> Console:
     """The console for everything that is not a result; it follows ``sys.stderr``."""
@@ -30,7 +33,7 @@ def console() -> Console:
 def step(title: str) -> Iterator[None]:
     """Show a spinner while a step of unknown length runs, then a line with the time it took.
 
-    A step that raises leaves no "done" line.
+    A step that raises leaves no "done" line. Off a terminal a long one has a line before, too.
     """
     out = console()
     start = time.monotonic()
@@ -40,7 +43,14 @@ def step(title: str) -> Iterator[None]:
             progress.add_task(title, total=None)
             yield
     else:
-        yield
+        words = f"{title} ..."
+        said = threading.Timer(_PATIENCE, out.print, (words,), {"markup": False, "soft_wrap": True})
+        said.daemon = True
+        said.start()
+        try:
+            yield
+        finally:
+            said.cancel()
     out.print(f"{title}: {time.monotonic() - start:.1f} s", markup=False, soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ MANIFEST = "tokenloom.json"
 
 
 def write_folder(
-    out: Path, texts: Mapping[str, str], result: Mapping[str, Any], extra: Mapping[str, str]
+    out: Path,
+    texts: Mapping[str, str],
+    result: Mapping[str, Any],
+    extra: Callable[[], Mapping[str, str]] = dict,
 ) -> dict[str, Any]:
     """Write one file per module, other files, and a list of all that is there.
 
@@ -37,8 +40,8 @@ def write_folder(
         Module -> Verilog.
     result : mapping
         What the list says besides.
-    extra : mapping
-        File name -> text.
+    extra : callable
+        File name -> text; called when the Verilog is there, which a failure of it must not cost.
 
     Returns
     -------
@@ -69,7 +72,7 @@ def write_folder(
         known = {**dict.fromkeys(listed(out, "modules"), 0), **modules}
         write_json(out / MANIFEST, {**whole, "modules": known, "complete": False})
         write_verilog(dict(texts), out)
-        for name, text in extra.items():
+        for name, text in extra().items():
             write_text(out / name, text)
         write_json(out / MANIFEST, whole)
     return whole

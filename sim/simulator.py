@@ -267,7 +267,7 @@ def build(
             command = ["verilator", *options, "-Mdir", str(objects)]
             verilog = sorted((folder / "rtl").glob("*.v"))
             _run([*command, *map(str, verilog)], env, folder / "verilate.log", lock)
-            step("compile the simulator")
+            step("compile the simulator (minutes, once)")
             command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *make]
             _run([*command, "libVchip.a", "libverilated.a"], env, folder / "make.log", lock)
             done.touch()

@@ -133,7 +133,7 @@ def gelu_error() -> Figure:
     return _activation("gelu")
 
 
-@_row("silu_cycles", "cycles per SiLU", "2", how="simulated")
+@_row("silu_cycles", "cycles of latency", "2", how="simulated")
 def silu_cycles() -> Figure:
     """Latency at the quoted setting, a value per cycle."""
     from tokenloom.hw.ffn.activation import Activation

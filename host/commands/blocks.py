@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tokenloom.host import progress
 from tokenloom.host.commands.generate_block import documents
@@ -12,13 +14,13 @@ from tokenloom.host.synth.block_figures import saved_figures, section
 from tokenloom.hw.catalog.catalog import block_specs
 from tokenloom.hw.catalog.spec import BlockSpec
 
-__all__ = ["listing", "summary", "write_pages"]
+__all__ = ["entries", "listing", "summary", "write_pages"]
 
 _INDEX = """# Blocks
 
 Each of these can be used alone: `tokenloom generate --block NAME [-P key=value]` (or `make
-generate BLOCK=NAME`) writes its Verilog, this page and the wave for the parameters given.
-`make blocks` writes these pages, with the defaults.
+generate BLOCK=NAME`) writes its Verilog, its page (all but the section Resources) and its wave
+for the parameters given. `make blocks` writes these pages, with the defaults.
 
 | block | what it does |
 | --- | --- |
@@ -30,6 +32,20 @@ def listing() -> list[str]:
     specs = block_specs()
     width = max(map(len, specs), default=0)
     return [f"{name:{width}}  {spec.summary}" for name, spec in specs.items()]
+
+
+def entries() -> list[dict[str, Any]]:
+    """What `listing` says and each block's parameters and presets, for other programs."""
+    return [
+        {
+            "name": name,
+            "title": spec.title,
+            "summary": spec.summary,
+            "parameters": [asdict(one) for one in spec.parameters],
+            "presets": {preset: spec.arguments(preset=preset) for preset in spec.presets},
+        }
+        for name, spec in block_specs().items()
+    ]
 
 
 def write_pages(folder: Path) -> None:

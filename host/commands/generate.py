@@ -53,4 +53,4 @@ def generate(*, model: str, board: str, overrides: Sequence[str], out: Path) -> 
         "board": ready.hardware.name,
         "hardware": ready.hardware.to_dict(),
     }
-    return write_folder(out, texts, result, {_HEADER: c_header()})
+    return write_folder(out, texts, result, lambda: {_HEADER: c_header()})

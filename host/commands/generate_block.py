@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,22 +42,37 @@ def generate_block(
     """
     from tokenloom.host.verilog_folder import refuse_strangers, write_folder
     from tokenloom.hw.catalog.catalog import block_spec
-    from tokenloom.hw.verilog.block import emit
 
     refuse_strangers(out)
     spec = block_spec(name)
     arguments = spec.arguments(overrides, preset)
     block = spec.made(arguments)
     with progress.step("generate Verilog"):
-        texts = emit(block)
-    with progress.step("simulate a wave"):
-        extra = documents(name, arguments)
+        texts = spec.verilog(arguments)
+    command = _command(name, overrides, out, preset)
+
+    def extra() -> dict[str, str]:
+        with progress.step("simulate a wave"):
+            return documents(name, arguments, command=command)
+
     result = {"block": name, "parameters": arguments, "module": block.module_name}
     return write_folder(out, texts, result, extra)
 
 
+def _command(name: str, overrides: Sequence[str], out: Path, preset: str | None) -> str:
+    """What has to be typed to write the same once more."""
+    words = ["tokenloom", "generate", "--block", name]
+    words += ["--preset", preset] if preset is not None else []
+    for override in overrides:
+        words += ["-P", override]
+    return shlex.join([*words, "--out", str(out)])
+
+
 def documents(
-    name: str, arguments: dict[str, Any] | None = None, resources: str = ""
+    name: str,
+    arguments: dict[str, Any] | None = None,
+    resources: str = "",
+    command: str | None = None,
 ) -> dict[str, str]:
     """A block's page and wave, with its defaults or other parameters: file name -> text."""
     from tokenloom.hw.catalog.catalog import block_spec
@@ -68,7 +84,7 @@ def documents(
         arguments = spec.arguments()
     source = wavedrom_source(spec, arguments)
     return {
-        f"{name}.md": page(spec, arguments, resources),
+        f"{name}.md": page(spec, arguments, resources, command),
         f"{name}.json": source + "\n",
         f"{name}.svg": draw(source),
     }

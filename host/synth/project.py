@@ -67,7 +67,8 @@ def _project_tcl(hardware: HardwareConfig, sources: Sequence[str], version: str)
 def _core(hardware: HardwareConfig, sources: Sequence[str], version: str) -> str:
     """FuseSoC's description (CAPI2); JSON strings are YAML strings."""
     files = "\n".join(f"      - {json.dumps(source)}" for source in sources)
-    waived = ", ".join(json.dumps(f"-Wno-{name}") for name in WAIVED)
+    # The vendor fixes the name of the port `interrupt`, a word of C++'s.
+    waived = ", ".join(json.dumps(f"-Wno-{name}") for name in (*WAIVED, "SYMRSVDWORD"))
     return f"""CAPI=2:
 name: "tokenloom:kernel:{hardware.name}:{version}"
 description: "tokenloom's inference chip for {hardware.board.name}, as a Vitis RTL kernel"

@@ -12,13 +12,42 @@ from tokenloom.hw.array.multiplier import Multiplier
 from tokenloom.hw.array.operand_buffer import CODE_BITS, OperandBuffer
 from tokenloom.hw.array.wiring import connect_control, connect_operands
 from tokenloom.hw.numbers.formats import BLOCK, SUM_BITS
-from tokenloom.hw.sequencer.isa import ARRAY_OP
+from tokenloom.hw.sequencer.isa import ARRAY_OP, OPERAND_BITS
 from tokenloom.hw.verilog.block import Block, instance
 
 __all__ = ["MatrixUnit"]
 
 _COUNTS = ("rows_used", "group_rows", "slot_groups", "key_tiles", "value_blocks", "key_blocks")
+_ROWS_MAX, _SLOTS_MAX = 32, 64
 _BEAT = ("pow2", "codes", "scale", "minimum")
+
+
+def _check(
+    columns: int,
+    lanes: int,
+    rows: int,
+    drain: int,
+    slots: int,
+    operand_blocks: int,
+    token_blocks: int,
+    packed: bool,
+) -> None:
+    """Refuse what a unit inside would refuse, or not stand, when it is too late."""
+    least = BLOCK if packed else 1
+    blocks_max = 1 << OPERAND_BITS
+    for name, value, good, allowed in (
+        ("columns", columns, columns >= 2, "2 or more"),
+        # An address's low bits say which block of a beat it is.
+        ("lanes", lanes, lanes >= least and not lanes & (lanes - 1),
+         f"powers of two from {least} on" + (" with packed" if packed else "")),
+        ("rows", rows, 1 <= rows <= _ROWS_MAX, f"1..{_ROWS_MAX}"),
+        ("drain", drain, drain >= 1 and columns % drain == 0, f"divisors of columns = {columns}"),
+        ("slots", slots, 1 <= slots <= _SLOTS_MAX, f"1..{_SLOTS_MAX}"),
+        ("operand_blocks", operand_blocks, 1 <= operand_blocks <= blocks_max, f"1..{blocks_max}"),
+        ("token_blocks", token_blocks, token_blocks >= 1, "1 or more"),
+    ):  # fmt: skip
+        if not good:
+            raise ValueError(f"{name} is {value}; allowed: {allowed}")
 
 
 class MatrixUnit(Block):
@@ -42,17 +71,27 @@ class MatrixUnit(Block):
 
     Members
     -------
-    issue, op : In, an instruction (`isa.ARRAY_OP`), in a step in which `ready` is high;
-        ready : Out(1), the next one can be taken
-    rows_used, group_rows, slot_groups, key_tiles, value_blocks, key_blocks : In, see `ArrayControl`
+    issue : In(1), `op` begins, in a step in which `ready` is high; op : In, an instruction
+        (`isa.ARRAY_OP`); ready : Out(1), the next one can be taken
+    rows_used : In, rows of operands in this pass
+    group_rows : In, of keys and values: query heads per KV head, times rows;
+        slot_groups : In, of keys and values: group_rows / R, rounded up
+    key_tiles : In, of keys: tiles of C tokens; value_blocks : In, of values: blocks of 32 tokens
+    key_blocks : In, of keys: blocks of 32 in a head
     step : Out(1), the last cycle of a step: what is asked for and what leaves counts in it (always
         high with K of 32 and more)
     take : Out(1), the beat at the ports is taken in this step; will_take : Out(1), in the next
-    pow2, codes, scale, minimum : In, the beat of every column, as `Column`
+    codes : In, the beat of every column: int8 codes, 32 per block; scale, minimum : In, of every
+        column and block a rebased fp16;
+        pow2 : In(1), the scale's low five bits are a shift and its mantissa is 1
     we, row, addr, x_codes, x_shift, x_sum : In, a block of row `row`'s operands is written, in the
-        step
-    p_we, p_addr, p_hi, p_lo, p_sx : In, a block of probabilities of row `row`
-    out_valid, out_index, out_last : Out, R rows packed; acc, wide : Out, their values, see `Drain`
+        step: 32 codes of 9 bits, their shift and their sum
+    p_we, p_addr, p_hi, p_lo, p_sx : In, a block of probabilities of row `row`: 32 codes as two
+        digits, and their shift
+    out_valid, out_index, out_last : Out, of each row: a sum leaves, which one of the operation's it
+        is, and whether the last;
+        acc : Out, of each row the sum of a matmul;
+        wide : Out, of each row W sums at once, of keys and values
 
     Latency
     -------
@@ -85,12 +124,9 @@ class MatrixUnit(Block):
         stages: int = 0,
         multiplier: Multiplier | None = None,
     ) -> None:
-        if columns < 2:
-            raise ValueError(f"columns is {columns}; allowed: 2 or more")
+        _check(columns, lanes, rows, drain, slots, operand_blocks, token_blocks, packed)
         self._rows, self._steps = rows, max(1, BLOCK // lanes)
-        self._beat_blocks = beat_blocks = max(1, lanes // BLOCK)
-        if beat_blocks & (beat_blocks - 1):  # an address's low bits say which block of a beat it is
-            raise ValueError(f"lanes is {lanes}; allowed: powers of two")
+        beat_blocks = max(1, lanes // BLOCK)
         self._array = Array(
             columns=columns,
             lanes=lanes,

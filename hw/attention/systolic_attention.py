@@ -20,7 +20,7 @@ from tokenloom.hw.array.row_lane import BLOCK_TAG
 from tokenloom.hw.array.wiring import connect_control, connect_operands
 from tokenloom.hw.attention.attention import Attention
 from tokenloom.hw.attention.softmax import Softmax
-from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK
+from tokenloom.hw.numbers.formats import ACTIVATION_BITS, BLOCK, TOKENS_MAX
 from tokenloom.hw.sequencer.isa import (
     ARRAY_OP,
     CHUNKS_MAX,
@@ -37,6 +37,8 @@ from tokenloom.hw.verilog.block import Block, instance
 __all__ = ["AttentionTiming", "SystolicAttention"]
 
 _EDGE = 1
+_ROWS_MAX = 32  # `block_row` has five bits
+_SLOTS_MAX = 64  # accumulators per element and bank
 # The context's last chunk, the one in work, the next to be looked at.
 _CHUNK_NUMBERS = ("chunk_last", "chunk", "chunk_looked")
 
@@ -72,7 +74,7 @@ class SystolicAttention(Block):
     Parameters
     ----------
     columns, rows, drain, slots : int
-        C, R (powers of two), W, slot groups.
+        C, R (powers of two, R up to 32), W, slot groups (up to 64).
     tokens_max, head_max : int
         Longest context, longest head.
     score_tokens : int
@@ -132,8 +134,18 @@ class SystolicAttention(Block):
                 f"columns = {columns} is impossible: allowed are multiples of drain = {drain}, "
                 "from 2 on"
             )
-        if slots < 1:
-            raise ValueError(f"slots = {slots} is impossible: allowed is 1 or more")
+        if rows > _ROWS_MAX:
+            raise ValueError(
+                f"rows = {rows} is impossible: allowed are powers of two up to {_ROWS_MAX}"
+            )
+        if not 1 <= slots <= _SLOTS_MAX:
+            raise ValueError(f"slots = {slots} is impossible: allowed is 1 to {_SLOTS_MAX}")
+        chunked = 0 < score_tokens < tokens_max
+        if not 1 <= tokens_max <= TOKENS_MAX or (tokens_max % BLOCK and not chunked):
+            raise ValueError(
+                f"tokens_max = {tokens_max} is impossible: allowed are multiples of {BLOCK} up to "
+                f"{TOKENS_MAX}, in chunks of score_tokens any number"
+            )
         if head_max < drain or head_max > 8 * BLOCK or head_max % drain:
             raise ValueError(
                 f"head_max = {head_max} is impossible: allowed are multiples of drain = {drain} "
@@ -146,7 +158,7 @@ class SystolicAttention(Block):
                 f"from {least} on, a block, a tile and at most {CHUNKS_MAX} chunks"
             )
         self._c, self._r, self._w, self._slots = columns, rows, drain, slots
-        self._chunked = 0 < score_tokens < tokens_max
+        self._chunked = chunked
         self._tokens, self._head = score_tokens if self._chunked else tokens_max, head_max
         self._head_blocks = -(-head_max // BLOCK)
         super().__init__(

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenloom.hw.array.matrix_unit import MatrixUnit
 from tokenloom.hw.array.multiplier import Dsp48e2, Multiplier
-from tokenloom.hw.catalog.spec import BlockSpec, Parameter, Timing
+from tokenloom.hw.catalog.spec import BlockSpec, Parameter, Timing, bit_table
 from tokenloom.hw.numbers.formats import BLOCK
 from tokenloom.hw.sequencer.isa import ARRAY_OP, Kind, pack
 
@@ -33,8 +33,9 @@ def _timing(**parameters: Any) -> list[Timing]:
         Timing("products of 8 and 9 bits per cycle", "columns * lanes * rows", macs,
                "1024 of a 32 x 32 array" if macs == 1024 else ""),
         Timing("from a tile's last beat's issue to its first sum in row 0",
-               "(E + OPERAND + LATENCY + 1 + 2 (groups - 1) stages) steps", unit.latency * step),
-        Timing("a matmul of t tiles and b beats", "t max(b, columns) steps",
+               "(9 + packed + 2·(groups - 1)·stages)·max(1, 32 / lanes)", unit.latency * step),
+        Timing(f"a matmul of t = {_TILES} tiles and b = {_BEATS} beats",
+               "t·max(b, columns)·max(1, 32 / lanes)",
                _TILES * max(_BEATS, columns) * step),
     ]  # fmt: skip
 
@@ -47,7 +48,8 @@ async def _stimulus(ctx: Any, block: Any, parameters: dict[str, Any]) -> None:
     ctx.set(block.slot_groups, 1)
 
     async def step() -> None:
-        await ctx.tick().until(block.step)
+        while not (await ctx.tick().sample(block.step))[-1]:
+            pass
 
     for row in range(parameters["rows"]):
         for addr in range(_BEATS * blocks):
@@ -70,6 +72,22 @@ async def _stimulus(ctx: Any, block: Any, parameters: dict[str, Any]) -> None:
     ctx.set(block.issue, 0)
 
 
+# Of `isa.ARRAY_OP`; what a unit alone does not look at travels with the operation.
+_OP = {
+    "header": "of a chip's queues, not looked at here",
+    "kind": "0 a matmul, 1 keys, 2 values",
+    "dest": "where a chip puts the sums, not looked at here",
+    "tiles": "of a matmul and of values; keys take `key_tiles`",
+    "beats": "per tile, of a matmul and of keys; values take `value_blocks`",
+    "count": "sums of a matmul per row, dims of values: `out_index` and `out_last` are of these",
+    "x_base": "first operand block; what a beat of n blocks reads begins at a multiple of n",
+    "parity": "values: which half of the probability buffer",
+} | dict.fromkeys(
+    ("y_base", "shift", "aux_shift", "floor", "kappa", "layer", "kv_head", "block", "windowed"),
+    "for a chip's units behind the array, not looked at here",
+)
+
+
 SPEC = BlockSpec(
     name="array",
     title="Array",
@@ -82,7 +100,7 @@ SPEC = BlockSpec(
         Parameter(
             "lanes",
             32,
-            "a power of two",
+            "a power of two; 32 or more if packed",
             "K: products per element and cycle; below 32 a block takes 32/K cycles.",
         ),
         Parameter("rows", 2, "1 to 32", "R: vectors that each weight is multiplied with."),
@@ -112,6 +130,8 @@ SPEC = BlockSpec(
         "Q4_1, NF4, MXFP4 and IQ4_NL. Preset `classic` has 1024 products per cycle in 32 x 32 "
         "elements with one multiplier each. "
         "With `packed` two neighbouring columns share their multipliers, 27 by 18 bits, exactly."
+        "\n\nThe bits of `op`, an instruction:\n\n"
+        + bit_table(((name, field.width) for name, field in ARRAY_OP), _OP)
     ),
     verified=(
         "Elements, control and drains bit for bit against exact sums in numpy, random and corner "

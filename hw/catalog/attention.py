@@ -27,13 +27,17 @@ def _timing(
         head_max=head_max, score_tokens=score_tokens,
     )  # fmt: skip
     found = []
+    # In chunks the keys of all but the last one come twice.
+    beats = "timing(...).beats"
+    if not 0 < score_tokens < tokens_max:
+        beats = "⌈T/columns⌉·⌈head_max/32⌉ + ⌈T/32⌉·⌈head_max/min(columns, 32)⌉"
     for tokens in sorted({min(128, tokens_max), tokens_max}):
         scores = min(tokens, score_tokens or tokens)
         words = -(-scores // BLOCK) * BLOCK // drain
         found.append(
             Timing(
-                f"softmax of {scores} scores, a slot in each of {rows} rows",
-                "ceil(T / 32) 32 / drain + 6 + ProbQuantiser.LATENCY",
+                f"softmax of T = {scores} scores, a slot in each of {rows} rows",
+                "⌈T / 32⌉·32 / drain + 9",
                 Softmax.latency(1, words),
                 "8 parallel groups" if drain == 8 else "",
             )
@@ -45,7 +49,7 @@ def _timing(
                 "timing(...).last",
                 one.last,
             ),
-            Timing(f"beats of K and V per column, {tokens} tokens", "timing(...).beats", one.beats),
+            Timing(f"beats of K and V per column, T = {tokens} tokens", beats, one.beats),
         ]
     return found
 
@@ -77,15 +81,19 @@ SPEC = BlockSpec(
     ),
     parameters=(
         Parameter("columns", 8, "a power of two from 2 on", "Columns of the array (C)."),
-        Parameter("rows", 2, "a power of two", "Rows of the array (R): queries at a time."),
+        Parameter(
+            "rows", 2, "a power of two up to 32", "Rows of the array (R): queries at a time."
+        ),
         Parameter(
             "drain",
             8,
             "a power of two up to columns",
             "Scores that a row's softmax takes per cycle: 8 are eight parallel groups.",
         ),
-        Parameter("slots", 2, "1 or more", "Queries per row that share a beat in turn."),
-        Parameter("tokens_max", 256, "a multiple of 32 up to 131072", "Longest context."),
+        Parameter("slots", 2, "1 to 64", "Queries per row that share a beat in turn."),
+        Parameter(
+            "tokens_max", 256, "a multiple of 32 up to 131072; any in chunks", "Longest context."
+        ),
         Parameter("head_max", 64, "a multiple of drain up to 256", "Longest head."),
         Parameter(
             "score_tokens",

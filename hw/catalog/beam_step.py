@@ -11,13 +11,23 @@ from tokenloom.hw.sampler.beams import BEAMS_MAX
 __all__ = ["SPEC"]
 
 
+def _build(*, vocab_bits: int) -> BeamStep:
+    if vocab_bits < 1:
+        raise ValueError(f"vocab_bits = {vocab_bits} is impossible: allowed is 1 or more")
+    return BeamStep(vocab_bits=vocab_bits)
+
+
 def _timing(*, vocab_bits: int) -> list[Timing]:
     return [
         Timing("a candidate", "1", 1),
-        Timing("last candidate of a group to its first beam", "LATENCY", BeamStep.LATENCY),
+        Timing(
+            "last candidate of a group to its first beam",
+            f"{BeamStep.LATENCY}",
+            BeamStep.LATENCY,
+        ),
         Timing(
             "8 beams with 8 candidates each, in one group",
-            "64 + LATENCY + 7",
+            f"64 + {BeamStep.LATENCY} + 7",
             BEAMS_MAX * BEAMS_MAX + BeamStep.LATENCY + BEAMS_MAX - 1,
             "8 beams",
         ),
@@ -50,7 +60,7 @@ SPEC = BlockSpec(
     title="Beam step",
     summary="The candidates of up to eight beams become the beams that go on, group after group.",
     parameters=(Parameter("vocab_bits", 17, "1 or more", "Width of a token id."),),
-    build=BeamStep,
+    build=_build,
     timing=_timing,
     formula=(
         "A candidate's score is its beam's plus the base-2 logarithm of its probability minus the "

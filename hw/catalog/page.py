@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tokenloom.hw.catalog.ports import port_table
@@ -9,8 +10,12 @@ from tokenloom.hw.catalog.spec import BlockSpec
 
 __all__ = ["page"]
 
+_DOCS_LINK = re.compile(r"\[[^\]]*\]\(\.\./([^)]*)\)")
 
-def page(spec: BlockSpec, arguments: dict[str, Any], resources: str = "") -> str:
+
+def page(
+    spec: BlockSpec, arguments: dict[str, Any], resources: str = "", command: str | None = None
+) -> str:
     """Markdown of the block with these parameters; the wave is in the file ``NAME.svg`` beside it.
 
     Parameters
@@ -20,9 +25,12 @@ def page(spec: BlockSpec, arguments: dict[str, Any], resources: str = "") -> str
         From `BlockSpec.arguments`.
     resources : str
         Markdown of the section Resources; left out where empty.
+    command : str, optional
+        What wrote the page into a folder of its own, where links into docs/ lead nowhere; without
+        it the page is one of docs/blocks.
     """
     block = spec.made(arguments)
-    command = f"tokenloom generate --block {spec.name} --out build/{spec.name}"
+    writer = "make blocks" if command is None else command
     parameters = _table(
         ("parameter", "value", "default", "allowed", "what"),
         [
@@ -48,16 +56,17 @@ def page(spec: BlockSpec, arguments: dict[str, Any], resources: str = "") -> str
     )
     parts = [
         f"# {spec.title}",
-        f"Written by `{command}` from `hw/catalog/{spec.name}.py`; do not edit it.",
+        f"Written by `{writer}` from `hw/catalog/{spec.name}.py`; do not edit it.",
         spec.summary,
         f"The module is `{block.module_name}`. {kind}",
         "## What it computes",
-        spec.formula,
+        spec.formula_of(arguments),
         "## Parameters",
         parameters if spec.parameters else "None.",
         *(("## Presets", _presets(spec)) if spec.presets else ()),
         "## Timing",
-        "In cycles of `clk`, *derived* from the block's own constants; the tests count the same.",
+        "In cycles of `clk`, *derived* from the block's own constants; the tests count the same. "
+        "In a formula `true` counts as 1.",
         times,
         "## Wave",
         "*Simulated*: values before each rising edge; wide values show their last digits.",
@@ -68,7 +77,8 @@ def page(spec: BlockSpec, arguments: dict[str, Any], resources: str = "") -> str
         "## Verified",
         spec.verified,
     ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return text if command is None else _DOCS_LINK.sub(r"docs/\1", text)
 
 
 def _presets(spec: BlockSpec) -> str:

@@ -13,7 +13,7 @@ __all__ = ["SPEC"]
 
 def _timing(*, tag_bits: int, kv_bits: int) -> list[Timing]:
     return [
-        Timing("latency", "LATENCY", Quantiser.LATENCY),
+        Timing("latency", f"{Quantiser.LATENCY}", Quantiser.LATENCY),
         Timing("duration of a block of 32 values", "1", 1, "one vector per cycle"),
     ]
 

@@ -16,19 +16,23 @@ def _timing(*, width: int, norm_lanes: int, layer_norm: bool, quantise: bool) ->
     return [
         Timing(
             "scan of a vector of `width` values",
-            "words = 32 ⌈width/32⌉ / norm_lanes",
+            "words = ⌈width / 32⌉·32 / norm_lanes",
             words,
             "4096 values in 256 cycles at 16 lanes",
         ),
-        Timing("last word in to first block out", "first_block()", unit.first_block()),
+        Timing(
+            "last word in to first block out",
+            "32 / norm_lanes + 27 + 7·layer_norm + 3·quantise",
+            unit.first_block(),
+        ),
         Timing(
             "last word in to last block out",
-            "words + root + pipeline: last_block(words=...)",
+            "words + 27 + 7·layer_norm + 3·quantise",
             unit.last_block(words=words),
         ),
         Timing(
             "a vector, when they come back to back",
-            "interval(words=...)",
+            "words + 20 + 7·layer_norm",
             unit.interval(words=words),
         ),
     ]

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenloom.hw.catalog.spec import BlockSpec, Parameter, Timing
+from tokenloom.hw.catalog.spec import BlockSpec, Parameter, Timing, bit_table
 from tokenloom.hw.sampler.candidates import BINS
 from tokenloom.hw.sampler.noise import Noise
 from tokenloom.hw.sampler.sampler import Sampler
-from tokenloom.hw.sampler.settings import FIELDS, Settings, make_settings
+from tokenloom.hw.sampler.settings import FIELDS, VOCAB_BITS_MAX, Settings, make_settings
 
 __all__ = ["SPEC"]
 
 _FRACTION = 20  # of the wave's logits
 _LISTED = 4
+_BITS_ALONE = 32  # of an id, without candidates
 
 
 def _timing(*, vocab_bits: int, candidates: int) -> list[Timing]:
     found = [
         Timing("duration of a logit", "1", 1, "1 logit per lane per cycle"),
-        Timing("first logit behind restart", "LEAD + 1", Noise.LEAD + 1),
+        Timing("first logit behind restart", f"{Noise.LEAD + 1}", Noise.LEAD + 1),
         Timing(
             "last logit to token, greedy or temperature",
-            "LATENCY",
+            f"{Sampler.LATENCY}",
             Sampler.latency(Settings()),
         ),
     ]
     if candidates:
         rules = Settings(window=1)
-        found.append(
-            Timing("... with penalty, bias or mask", "LATENCY + 6", Sampler.latency(rules))
-        )
+        found.append(Timing("... with penalty, bias or mask", "8", Sampler.latency(rules)))
         for count in sorted({min(40, candidates), candidates}):
             found.append(
                 Timing(
@@ -65,13 +64,13 @@ async def _stimulus(ctx: Any, block: Any, parameters: dict[str, Any]) -> None:
     ctx.set(block.in_valid, 0)
 
 
-def _fields() -> str:
-    """The settings' bits as a table."""
-    lines, at = ["| bits | field |", "| --- | --- |"], 0
-    for name, bits in FIELDS.items():
-        lines.append(f"| {f'{at + bits - 1}:{at}' if bits > 1 else at} | `{name}` |")
-        at += bits
-    return "\n".join(lines)
+def _build(*, vocab_bits: int, candidates: int) -> Sampler:
+    if candidates and VOCAB_BITS_MAX < vocab_bits <= _BITS_ALONE:
+        raise ValueError(
+            f"vocab_bits = {vocab_bits} is impossible with candidates = {candidates}: allowed is "
+            f"1..{VOCAB_BITS_MAX}, or 1..{_BITS_ALONE} with candidates = 0"
+        )
+    return Sampler(vocab_bits=vocab_bits, candidates=candidates)
 
 
 SPEC = BlockSpec(
@@ -82,13 +81,13 @@ SPEC = BlockSpec(
         "penalty, bias, mask, and the logarithms of the largest probabilities."
     ),
     parameters=(
-        Parameter("vocab_bits", 17, "1 to 20 (32 without candidates)", "Width of a token id."),
+        Parameter("vocab_bits", 17, "1 to 20; 1 to 32 with candidates=0", "Width of a token id."),
         Parameter(
             "candidates", 64, "0, or 2 to 64",
             "Ids in the list in which the cut-offs cut; 0: greedy and temperature only.",
         ),
     ),
-    build=Sampler,
+    build=_build,
     timing=_timing,
     formula=(
         "The largest of `logit + T g(seed, position, id)`, with `g` a Gumbel variable that "
@@ -100,7 +99,7 @@ SPEC = BlockSpec(
         "min-p alone choose among the `candidates` largest.\n\n"
         "The bits of `sampling`, which `hw.sampler.settings.make_settings` makes of people's "
         "numbers:\n\n"
-        + _fields()
+        + bit_table(FIELDS.items())
     ),
     verified=(
         "Bit for bit (token, list, logarithms, sum) against `candidates.choose` on rows with ties, "

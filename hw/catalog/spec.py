@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenloom.compiler.errors import ConfigError
-from tokenloom.hw.verilog.block import Block
+from amaranth.hdl import UnusedElaboratable
 
-__all__ = ["BlockSpec", "Parameter", "Timing"]
+from tokenloom.compiler.errors import ConfigError
+from tokenloom.hw.verilog.block import Block, emit
+
+__all__ = ["BlockSpec", "Parameter", "Timing", "bit_table"]
 
 
 @dataclass(frozen=True, kw_only=False)
@@ -88,12 +91,14 @@ class BlockSpec:
         Takes the parameters by name, gives the `Block`.
     timing : callable
         Takes the parameters by name, gives a list of `Timing`.
-    formula, verified : str
-        What it computes with which number formats, and how that was verified: Markdown.
+    formula : str or callable
+        What it computes with which number formats: Markdown, or what makes it of the parameters.
+    verified : str
+        How that was verified: Markdown.
     stimulus : async callable
         A testbench for Amaranth's simulator, `(ctx, block, parameters)`, which drives the wave.
     signals : tuple of str
-        Ports that the wave shows.
+        Ports that the wave shows, all there with the default parameters.
     cycles : int
         Length of the wave.
     small : tuple of str
@@ -109,7 +114,7 @@ class BlockSpec:
     parameters: tuple[Parameter, ...]
     build: Callable[..., Block]
     timing: Callable[..., list[Timing]]
-    formula: str
+    formula: str | Callable[..., str]
     verified: str
     stimulus: Callable[[Any, Any, dict[str, Any]], Any]
     signals: tuple[str, ...]
@@ -148,6 +153,10 @@ class BlockSpec:
             values[key] = known[key].value(text)
         return values
 
+    def formula_of(self, arguments: dict[str, Any]) -> str:
+        """The formula for these parameters."""
+        return self.formula if isinstance(self.formula, str) else self.formula(**arguments)
+
     def made(self, arguments: dict[str, Any]) -> Block:
         """The block with these parameters.
 
@@ -160,3 +169,31 @@ class BlockSpec:
             return self.build(**arguments)
         except ValueError as error:
             raise ConfigError(f"block '{self.name}': {error}") from error
+
+    def verilog(self, arguments: dict[str, Any]) -> dict[str, str]:
+        """Verilog of the block and all below it, by module.
+
+        Raises
+        ------
+        ConfigError
+            When the block or one inside refuses the parameters; the message is its own.
+        """
+        block = self.made(arguments)
+        try:
+            return emit(block)
+        except ValueError as error:
+            # What was built so far is dropped on purpose.
+            warnings.simplefilter("ignore", UnusedElaboratable)
+            raise ConfigError(f"block '{self.name}': {error}") from error
+
+
+def bit_table(fields: Iterable[tuple[str, int]], texts: Mapping[str, str] | None = None) -> str:
+    """A word's fields from bit 0 on as Markdown, with what they are where `texts` are given."""
+    head = ["bits", "field", *(() if texts is None else ("what",))]
+    lines, at = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"], 0
+    for name, bits in fields:
+        cells = [f"{at + bits - 1}:{at}" if bits > 1 else f"{at}", f"`{name}`"]
+        cells += [] if texts is None else [texts[name]]
+        lines.append(f"| {' | '.join(cells)} |")
+        at += bits
+    return "\n".join(lines)

@@ -10,14 +10,17 @@ from tokenloom.hw.ffn.ffn_block import FfnBlock
 __all__ = ["SPEC"]
 
 
-def _timing(*, width: int, ffn: int, rows: int, stages: int, **rest: Any) -> list[Timing]:
-    unit = FfnBlock(width=width, ffn=ffn, rows=rows, stages=stages, **rest)
+def _timing(
+    *, width: int, ffn: int, rows: int, stages: int, gated: bool, **rest: Any
+) -> list[Timing]:
+    unit = FfnBlock(width=width, ffn=ffn, rows=rows, stages=stages, gated=gated, **rest)
+    hidden = "2·ffn" if gated else "ffn"
     return [
         Timing("a gate value to its SiLU", "stages", stages, "2 cycles (stages=2)"),
-        Timing("start to the first weight beat", "FIRST_TAKE", FfnBlock.FIRST_TAKE),
+        Timing("start to the first weight beat", f"{FfnBlock.FIRST_TAKE}", FfnBlock.FIRST_TAKE),
         Timing(
             "weight beats of a run at full size",
-            "⌈2 ffn/columns⌉·⌈width/32⌉ + ⌈width/columns⌉·⌈ffn/32⌉",
+            f"⌈{hidden}/columns⌉·⌈width/32⌉ + ⌈width/columns⌉·⌈ffn/32⌉",
             unit.beats(width=width, ffn=ffn),
         ),
         Timing(
@@ -56,6 +59,17 @@ async def _stimulus(ctx: Any, block: Any, parameters: dict[str, Any]) -> None:
     ctx.set(block.w_valid, 1)
 
 
+def _formula(*, gated: bool, **_: Any) -> str:
+    hidden = "f(gate · x) ∘ (up · x)" if gated else "f(gate · x)"
+    return (
+        f"`r += down · mx({hidden})`: the sums of products are exact, rounded are "
+        "only `drain`, `silu`, `swiglu`, `mx`, `drain` and `residual`, points 2, 4, 7, 13 and 14 "
+        "of [numbers.md](../numbers.md). x comes as blocks of 9-bit codes with a shift, weights "
+        "as blocks of 8-bit codes with scale and minimum (GGUF's Q8_0, Q4_0, Q4_1 with rebased "
+        "scales). f is SiLU (error < 0.0018 % of 12) or GELU (< 0.0043 %), over every input."
+    )
+
+
 SPEC = BlockSpec(
     name="swiglu_ffn",
     title="SwiGLU FFN",
@@ -73,13 +87,7 @@ SPEC = BlockSpec(
     ),
     build=FfnBlock,
     timing=_timing,
-    formula=(
-        "`r += down · mx(f(gate · x) ∘ (up · x))`: the sums of products are exact, rounded are "
-        "only `drain`, `silu`, `swiglu`, `mx`, `drain` and `residual`, points 2, 4, 7, 13 and 14 "
-        "of [numbers.md](../numbers.md). x comes as blocks of 9-bit codes with a shift, weights "
-        "as blocks of 8-bit codes with scale and minimum (GGUF's Q8_0, Q4_0, Q4_1 with rebased "
-        "scales). f is SiLU (error < 0.0018 % of 12) or GELU (< 0.0043 %), over every input."
-    ),
+    formula=_formula,
     verified=(
         "Every residual value against the golden functions and every run's length against "
         "`duration`, with random gaps between beats (`tests/hw/ffn/test_ffn_block.py`; a million "

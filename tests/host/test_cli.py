@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import click
@@ -35,7 +36,7 @@ def test_every_command_has_help_and_the_common_options():
         # is for every model.
         few = {
             "bench": ("--json",),
-            "blocks": ("--markdown",),
+            "blocks": ("--markdown", "--json"),
             "synth": ("--board", "-P", "--json"),
         }
         options = few.get(name, ("--model", "--board", "-P", "--json"))
@@ -75,10 +76,36 @@ def test_other_errors_keep_their_traceback(monkeypatch):
         cli_module.main()
 
 
-@pytest.mark.parametrize("args", [["evil"], ["eval"], ["eval", "--text", "x", "--tokens", "1"]])
-def test_wrong_usage(monkeypatch, capsys, args):
+@pytest.mark.parametrize(
+    "args, text",
+    [
+        (["evil"], "allowed: bench, blocks, estimate"),
+        (["eval"], "'--text'"),
+        (["eval", "--text", "x", "--tokens", "1"], "x>=2"),
+        (["blocks", "--jsn", "x"], "did you mean --json?"),
+        (["blocks", "--frob", "x"], "allowed: --help, --json, --markdown"),
+        (["run", "--device", "fpga", "--prompt", "a"], "'golden', 'verilator'"),
+    ],
+)
+def test_wrong_usage_is_one_line(monkeypatch, capsys, args, text):
     assert call(monkeypatch, *args) == 2
-    assert "Error" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert text in err
+
+
+def test_no_command_is_help(monkeypatch, capsys):
+    assert call(monkeypatch) == 2
+    assert "Usage: " in capsys.readouterr().err
+
+
+def test_blocks_as_json(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "blocks.json"
+    assert call(monkeypatch, "blocks", "--json", str(file)) == 0
+    found = {one["name"]: one for one in json.loads(file.read_text())}
+    assert set(found) == {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert found["array"]["presets"]["classic"]["rows"] == 32
+    assert found["sampler"]["parameters"][1]["default"] == 64
 
 
 def test_eval_names_the_missing_text(monkeypatch, capsys, tmp_path):
@@ -123,6 +150,14 @@ def test_json_that_cannot_be_written(tmp_path):
     with pytest.raises(TokenloomError, match="folder: cannot be written"):
         write_json(tmp_path / "folder", {})
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_long_step_off_a_terminal_says_that_it_is_under_way(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    with progress.step("compile [all]"):
+        time.sleep(0.3)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "compile [all] ..." and last.startswith("compile [all]: ")
 
 
 def test_progress_off_a_terminal_is_a_line_per_step(capsys):

@@ -190,8 +190,7 @@ def test_run_with_a_model_does_not_fall_back(monkeypatch, capsys):
 @pytest.mark.parametrize("args", [["--device", "fpga"], ["--max-tokens", "0"], []])
 def test_run_wrong_usage(monkeypatch, capsys, args):
     prompt = ["--prompt", "a"] if args else []
-    assert call(monkeypatch, "run", *prompt, *args) == 2
-    assert "Error" in capsys.readouterr().err
+    failed(monkeypatch, capsys, "run", *prompt, *args)
 
 
 def test_a_larger_model_gets_its_own_maxima(capsys, tmp_path, ready):
@@ -381,3 +380,27 @@ def test_generate_into_a_file(monkeypatch, capsys, tmp_path, model, fake_verilog
     args = ["generate", "--model", model, "--board", "mini", "--out", out]
     assert "cannot be written" in failed(monkeypatch, capsys, *args)
     assert verilog_folder.listed(out, "modules") == []
+
+
+def test_a_page_that_fails_costs_no_verilog(monkeypatch, tmp_path):
+    out = tmp_path / "out"
+    args = ["generate", "--block", "quantiser", "-P", "tag_bits=3", "--out", out]
+
+    def fails(*_):
+        raise RuntimeError("no wave")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokenloom.hw.catalog.wave.wavedrom_source", fails)
+        with pytest.raises(RuntimeError, match="no wave"):
+            call(patch, *args)
+    assert "module quantiser(" in (out / "quantiser.v").read_text()
+    assert not json.loads((out / "tokenloom.json").read_text())["complete"]
+    assert call(monkeypatch, *args) == 0
+    text = (out / "quantiser.md").read_text()
+    assert f"`tokenloom generate --block quantiser -P tag_bits=3 --out {out}`" in text
+
+
+def test_a_block_refuses_in_one_line(monkeypatch, capsys, tmp_path):
+    args = ["generate", "--block", "array", "-P", "columns=3", "--out", tmp_path / "out"]
+    assert "allowed: divisors of columns = 3" in failed(monkeypatch, capsys, *args)
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import json
+import os
 import re
 import shutil
 import stat
@@ -31,6 +32,7 @@ from tokenloom.hw.card.kernel_map import BASES, bus, kernel_registers
 from tokenloom.hw.card.register_map import by_name
 from tokenloom.hw.config import load
 from tokenloom.sim.simulator import SIMULATED, kernel_verilog
+from tokenloom.sim.toolchain import environment
 
 # `mini` on the cards' boards: all that a project has; its Verilog runs in tests/test_kernel.py.
 MINI = load("mini")
@@ -339,9 +341,9 @@ def test_hook_asks_for_dies_and_misses_no_cell(project, tmp_path):
 # FuseSoC.
 
 
-def fusesoc(*words, cwd):
+def fusesoc(*words, cwd, env=None):
     command = [sys.executable, "-m", "fusesoc.main", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env)
 
 
 def test_fusesoc_accepts_the_core(project, tmp_path):
@@ -359,6 +361,17 @@ def test_fusesoc_accepts_the_core(project, tmp_path):
     for source in verilog(out):
         assert f"rtl/{source}.v" in listed
     assert load("u280").board.part in listed
+
+
+def test_fusesoc_lint_is_clean(project, tmp_path):
+    """Without any warning: Verilator's are errors there."""
+    pytest.importorskip("fusesoc", reason="fusesoc is not installed: pip install '.[dev]'")
+    out, _ = project()
+    name = f"tokenloom:kernel:u280:{_version(out)}"
+    done = fusesoc("--cores-root", str(out), "run", "--target=lint", name, cwd=tmp_path,
+                   env=os.environ | environment())  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "%Warning" not in done.stdout + done.stderr
 
 
 def _version(out):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tokenloom.hw.catalog.page import page
 from tokenloom.hw.catalog.ports import port_table
 from tokenloom.hw.catalog.spec import BlockSpec, Parameter, Timing
 from tokenloom.hw.catalog.wave import draw, simulate, wavedrom_source
+from tokenloom.hw.sequencer.isa import ARRAY_OP
 from tokenloom.hw.verilog.block import Block, emit, instance
 
 
@@ -108,6 +110,152 @@ def test_wave_source_and_drawing():
     assert drawing.startswith("<svg") and "out_b" in drawing
     with pytest.raises(ValueError, match="no port 'c'"):
         simulate(spec(signals=("c",)), {"depth": 2})
+
+
+class Wide(Block):
+    """A register of so many bits.
+
+    Members
+    -------
+    a : In, a number; out_b : Out, the same
+    """
+
+    def __init__(self, *, bits: int):
+        super().__init__({"a": In(bits), "out_b": Out(bits)}, params=(bits,))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += self.out_b.eq(self.a)
+        return m
+
+
+def test_a_wave_of_ports_whose_values_are_longer_than_python_writes():
+    async def wide(ctx, block, parameters):
+        ctx.set(block.a, (1 << 20_000) - 1)
+
+    limit = sys.get_int_max_str_digits()
+    one = spec(parameters=(Parameter("bits", 20_000, "any", "Bits."),), build=Wide, stimulus=wide)
+    assert 'data": [\n    "0",\n    "..ffff"' in wavedrom_source(one, one.arguments())
+    assert sys.get_int_max_str_digits() == limit
+
+
+def test_a_wave_leaves_out_what_other_parameters_do_not_have():
+    one = block_spec("sampler")
+    seen = simulate(one, one.arguments(["candidates=0", "vocab_bits=32"]))
+    assert set(one.signals) - set(seen) == {"list_valid", "list_id", "list_log"}
+    assert 2 in seen["token"]
+
+
+@pytest.mark.parametrize(
+    "name, overrides, text",
+    [
+        ("array", ["columns=3"], "drain is 2; allowed: divisors of columns = 3"),
+        ("array", ["drain=0"], "drain is 0; allowed: divisors of columns = 4"),
+        ("array", ["lanes=16", "packed=true"], "lanes is 16; allowed: powers of two from 32 on"),
+        ("array", ["rows=33"], "rows is 33; allowed: 1..32"),
+        ("array", ["groups=9"], "groups is 9; allowed: 1..4"),
+        ("attention", ["rows=64"], "powers of two up to 32"),
+        ("attention", ["slots=65"], "allowed is 1 to 64"),
+        ("attention", ["tokens_max=33"], "multiples of 32 up to 131072"),
+        ("beam_step", ["vocab_bits=0"], "allowed is 1 or more"),
+        ("sampler", ["vocab_bits=32"], "1..20, or 1..32 with candidates = 0"),
+    ],
+)
+def test_parameters_that_a_block_refuses(name, overrides, text):
+    one = block_spec(name)
+    with pytest.raises(ConfigError, match=f"block '{name}': .*{re.escape(text)}"):
+        one.made(one.arguments(overrides))
+
+
+def test_a_context_in_chunks_may_have_any_length():
+    one = block_spec("attention")
+    one.made(one.arguments(["tokens_max=300", "score_tokens=64"]))
+
+
+def test_what_a_unit_inside_refuses():
+    class Picky(Outer):
+        def elaborate(self, platform):
+            raise ValueError("too deep; allowed: less")
+
+    with pytest.raises(ConfigError, match="block 'outer': too deep; allowed: less"):
+        spec(build=Picky).verilog({"depth": 2})
+
+
+# Formulas.
+
+
+def value_of(formula, parameters):
+    """A formula of a page, computed."""
+    text = re.sub(r"⌈([^⌉/]*)/([^⌉]*)⌉", r"-(-(\1) // (\2))", formula.split(" = ")[-1])
+    text = text.replace("·", "*").replace(" / ", " // ")
+    return eval(text, {"max": max, "min": min}, parameters)
+
+
+@pytest.mark.parametrize(
+    "name, overrides, more",
+    [
+        ("rmsnorm", [], {"words": 256}),
+        ("rmsnorm", ["width=100", "norm_lanes=4", "layer_norm=true", "quantise=true"],
+         {"words": 32}),
+        ("array", [], {"t": 2, "b": 3}),
+        ("array", ["packed=true", "groups=2", "stages=3"], {"t": 2, "b": 3}),
+        ("array", ["lanes=4"], {"t": 2, "b": 3}),
+        ("sampler", [], {"count": 40}),
+        ("sampler", ["candidates=0"], {}),
+        ("quantiser", [], {}),
+        ("beam_step", [], {}),
+        ("swiglu_ffn", [], {}),
+        ("swiglu_ffn", ["gated=false", "width=33", "ffn=70"], {}),
+    ],
+)  # fmt: skip
+def test_formulas_give_the_cycles_beside_them(name, overrides, more):
+    one = block_spec(name)
+    arguments = one.arguments(overrides)
+    for time in one.timing(**arguments):
+        if time.formula.startswith("duration(") or "count = 64" in time.what:
+            continue
+        assert value_of(time.formula, {**arguments, **more}) == time.cycles, time
+
+
+def test_formulas_of_attention():
+    one = block_spec("attention")
+    for overrides in [], ["columns=64", "head_max=80"], ["columns=2", "drain=2", "head_max=34"]:
+        arguments = one.arguments(overrides)
+        beats = [time for time in one.timing(**arguments) if "beats" in time.what]
+        for time in beats:
+            tokens = int(time.what.split(" = ")[1].split()[0])
+            assert value_of(time.formula, {**arguments, "T": tokens}) == time.cycles
+        assert len(beats) == 2
+    for overrides, scores in ([], 128), (["drain=4", "columns=4", "tokens_max=96"], 96):
+        arguments = one.arguments(overrides)
+        time = one.timing(**arguments)[0]
+        assert time.what.startswith(f"softmax of T = {scores} scores")
+        assert value_of(time.formula, {**arguments, "T": scores}) == time.cycles
+
+
+def test_the_formula_follows_the_parameters():
+    one = block_spec("swiglu_ffn")
+    with_gate, without = (page(one, one.arguments(more)) for more in ([], ["gated=false"]))
+    assert "⌈2·ffn/columns⌉" in with_gate and "(up · x)" in with_gate
+    assert "⌈ffn/columns⌉" in without and "2·ffn" not in without and "(up · x)" not in without
+
+
+def test_the_instruction_of_the_array_is_a_table():
+    text = page(block_spec("array"), block_spec("array").arguments())
+    rows = re.findall(r"^\| (\d+)(?::(\d+))? \| `(\w+)` \|", text, re.M)
+    fields = dict(ARRAY_OP)
+    assert [name for _, _, name in rows] == list(fields)
+    for high, low, name in rows:
+        assert int(low or high) == fields[name].offset
+        assert int(high) == fields[name].offset + fields[name].width - 1
+
+
+def test_a_page_of_its_own_names_its_command_and_has_no_dead_links():
+    one = block_spec("rmsnorm")
+    text = page(one, one.arguments(), command="tokenloom generate --block rmsnorm --out x")
+    assert "Written by `tokenloom generate --block rmsnorm --out x`" in text
+    assert "](../" not in text and "docs/numbers.md" in text
+    assert "[numbers.md](../numbers.md)" in page(one, one.arguments())
 
 
 def test_port_table():
