@@ -17,6 +17,7 @@ __all__ = [
     "DOT_BITS",
     "MANT_BITS",
     "SHIFT_BITS",
+    "SLOTS_MAX",
     "X_SHIFT_BITS",
     "DotElement",
     "add_accumulators",
@@ -27,6 +28,7 @@ __all__ = [
 
 MANT_BITS = 12  # signed mantissa of an fp16 scale
 SHIFT_BITS = 5
+SLOTS_MAX = 64  # accumulators of an element, per bank
 X_SHIFT_BITS = 6
 DOT_BITS = WEIGHT_BITS + ACTIVATION_BITS + 5  # 32 products; 2^7 · 2^8 · 2^5 has 22 bits signed
 
@@ -35,8 +37,8 @@ def check_element(lanes: int, slots: int) -> None:
     """Raises ValueError unless an element can have so many lanes and accumulators per bank."""
     if lanes % BLOCK or lanes <= 0:
         raise ValueError(f"lanes is {lanes}; allowed: multiples of {BLOCK}")
-    if not 1 <= slots <= 64:
-        raise ValueError(f"slots is {slots}; allowed: 1..64")
+    if not 1 <= slots <= SLOTS_MAX:
+        raise ValueError(f"slots is {slots}; allowed: 1..{SLOTS_MAX}")
 
 
 def shifted(m: Module, name: str, value: Value, by: Value) -> Value:

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.array.array import Array
 from tokenloom.hw.array.array_control import ArrayControl
-from tokenloom.hw.array.dot_element import X_SHIFT_BITS
+from tokenloom.hw.array.dot_element import SLOTS_MAX, X_SHIFT_BITS
 from tokenloom.hw.array.multiplier import Multiplier
 from tokenloom.hw.array.operand_buffer import CODE_BITS, OperandBuffer
 from tokenloom.hw.array.wiring import connect_control, connect_operands
@@ -18,7 +18,6 @@ from tokenloom.hw.verilog.block import Block, instance
 __all__ = ["MatrixUnit"]
 
 _COUNTS = ("rows_used", "group_rows", "slot_groups", "key_tiles", "value_blocks", "key_blocks")
-_ROWS_MAX, _SLOTS_MAX = 32, 64
 _BEAT = ("pow2", "codes", "scale", "minimum")
 
 
@@ -40,9 +39,9 @@ def _check(
         # An address's low bits say which block of a beat it is.
         ("lanes", lanes, lanes >= least and not lanes & (lanes - 1),
          f"powers of two from {least} on" + (" with packed" if packed else "")),
-        ("rows", rows, 1 <= rows <= _ROWS_MAX, f"1..{_ROWS_MAX}"),
+        ("rows", rows, 1 <= rows <= BLOCK, f"1..{BLOCK}"),
         ("drain", drain, drain >= 1 and columns % drain == 0, f"divisors of columns = {columns}"),
-        ("slots", slots, 1 <= slots <= _SLOTS_MAX, f"1..{_SLOTS_MAX}"),
+        ("slots", slots, 1 <= slots <= SLOTS_MAX, f"1..{SLOTS_MAX}"),
         ("operand_blocks", operand_blocks, 1 <= operand_blocks <= blocks_max, f"1..{blocks_max}"),
         ("token_blocks", token_blocks, token_blocks >= 1, "1 or more"),
     ):  # fmt: skip

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from tokenloom.hw.array.array import Array
 from tokenloom.hw.array.array_control import ArrayControl
-from tokenloom.hw.array.dot_element import X_SHIFT_BITS
+from tokenloom.hw.array.dot_element import SLOTS_MAX, X_SHIFT_BITS
 from tokenloom.hw.array.operand_buffer import OperandBuffer
 from tokenloom.hw.array.row_lane import BLOCK_TAG
 from tokenloom.hw.array.wiring import connect_control, connect_operands
@@ -37,8 +37,6 @@ from tokenloom.hw.verilog.block import Block, instance
 __all__ = ["AttentionTiming", "SystolicAttention"]
 
 _EDGE = 1
-_ROWS_MAX = 32  # `block_row` has five bits
-_SLOTS_MAX = 64  # accumulators per element and bank
 # The context's last chunk, the one in work, the next to be looked at.
 _CHUNK_NUMBERS = ("chunk_last", "chunk", "chunk_looked")
 
@@ -134,12 +132,12 @@ class SystolicAttention(Block):
                 f"columns = {columns} is impossible: allowed are multiples of drain = {drain}, "
                 "from 2 on"
             )
-        if rows > _ROWS_MAX:
+        if rows > BLOCK:
             raise ValueError(
-                f"rows = {rows} is impossible: allowed are powers of two up to {_ROWS_MAX}"
+                f"rows = {rows} is impossible: allowed are powers of two up to {BLOCK}"
             )
-        if not 1 <= slots <= _SLOTS_MAX:
-            raise ValueError(f"slots = {slots} is impossible: allowed is 1 to {_SLOTS_MAX}")
+        if not 1 <= slots <= SLOTS_MAX:
+            raise ValueError(f"slots = {slots} is impossible: allowed is 1 to {SLOTS_MAX}")
         chunked = 0 < score_tokens < tokens_max
         if not 1 <= tokens_max <= TOKENS_MAX or (tokens_max % BLOCK and not chunked):
             raise ValueError(
