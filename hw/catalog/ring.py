@@ -111,7 +111,8 @@ SPEC = BlockSpec(
         "wait. A node with an error falls silent, and so "
         "its neighbours report a dead link within `patience` cycles if they wait for it. After an "
         "error all nodes are reset, in any order, with another `session` than before: the CRC of "
-        "every frame is XORed with it, so what is still on its way is broken for the new session."
+        "every frame is XORed with it, so what is still on its way is broken for the new session. "
+        "No node gets a command until all are reset, or less than `patience` cycles before that."
     ),
     verified=(
         "* every collective on 2 to 8 nodes against `collective.collective`, bit for bit and, on a "

@@ -63,8 +63,9 @@ class PageUse(Block):
     Duration
     --------
     One use per cycle, but not two of one page in a row, and `REFRESH` cycles after a tick have
-    none: pages / 2^(stamp_bits - 2), rounded up. Ticks may not come faster, on average, and `hold`
-    not while pages are `due`: then every page is looked at in time.
+    none: pages / 2^(stamp_bits - 2), rounded up (twice that with a single page). Ticks have to
+    come more slowly, or no use is ever taken; and `hold` not while pages are `due`: then every page
+    is looked at in time.
 
     Raises
     ------

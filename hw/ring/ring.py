@@ -36,7 +36,8 @@ class Ring(Block):
     gets none: then its neighbours wait, and the host bounds the time.
 
     After an error all nodes are reset, in any order, with a new `session`: whatever is still on
-    its way from before is broken for the new one.
+    its way from before is broken for the new one. No node gets a command until all are reset, or
+    less than `patience` cycles before that: it would take the others for dead.
 
     Parameters
     ----------

@@ -23,11 +23,11 @@ class InFlight(Block):
     Parameters
     ----------
     depth : int
-        Operations that can be in flight: a power of two, 2 or more.
+        Operations that can be in flight, and that never are more: a power of two, 2 or more.
 
     Members
     -------
-    restart : In(1), a pass begins
+    restart : In(1), a pass begins; nothing is in flight
     position : In(DONE_BITS), place of the instruction at the queue's head
     issue : In(1), it is issued; finished : In(1), the oldest operation in flight is over
     done : Out(DONE_BITS), the count; idle : Out(1), nothing is in flight

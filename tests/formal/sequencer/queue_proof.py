@@ -1,7 +1,7 @@
 """A unit's queue against what playing a program means, for a model checker.
 
-The program is any one, with any bits; its last instruction ends it, as the compiler writes it.
-It stays as it is while it is played: it is written between passes.
+The program is any one, with any bits, that ends somewhere (`END`); behind that lies anything. It
+stays as it is while it is played, from the cycle of the restart on: it is written between passes.
 """
 
 from unittest import mock
@@ -34,7 +34,9 @@ class QueueProof(Elaboratable):
         self.chunks, self.ends = chunks, ends
         self.block = unit_queue.UnitQueue(unit=UNIT, depth=DEPTH, chunks=chunks)
         names = ["cfg_we", "cfg_addr", "cfg_data", "restart", "sample", "done", "ready"]
+        self.end = Signal(range(DEPTH), name="END")
         self.ports = [getattr(self.block, name) for name in names + ["skip"] * chunks]
+        self.ports.append(self.end)
 
     def elaborate(self, platform):
         m = Module()
@@ -64,7 +66,8 @@ class QueueProof(Elaboratable):
             # The program is not written while it is played, nor as it begins.
             Assume(~block.cfg_we | ~playing & ~block.restart),
         ]
-        goes, ended = Signal(), data.View(layout, rows[-1]).header.stop
+        goes, end = Signal(), Signal.like(self.end)
+        ended = Array(data.View(layout, row).header.stop for row in rows)[self.end]
         m.d.comb += goes.eq(playing & ~ends & (skip | enough & block.ready))
         with m.If(block.restart):
             m.d.sync += [playing.eq(1), at.eq(0)]
@@ -74,14 +77,19 @@ class QueueProof(Elaboratable):
                 m.d.sync += playing.eq(0)
 
         if self.ends:
-            m.d.comb += [Assume(~block.restart | ended), Assert(~playing | ended)]
+            m.d.sync += end.eq(self.end)
+            m.d.comb += [
+                Assume(~block.restart | ended),
+                Assume(~playing | block.restart | (self.end == end)),
+                Assert(~playing | block.restart | ended & (at <= end)),
+                Assert(~goes | block.restart | (at < end)),  # never behind the end
+            ]
 
         # In the very cycle in which the unit and the counts allow it, each in order, none twice.
         m.d.comb += [
             Assert(block.issue == (goes & ~skip)),
             Assert(~block.issue | (block.op == word)),
             Assert(block.stopped == (~playing | ends)),
-            # Never behind the end.
             Assert(~goes | (at < DEPTH - 1)),
         ]
         if self.chunks:

@@ -17,8 +17,9 @@ def test_a_program_without_an_end_breaks_it():
         prove("queue_endless", QueueProof(chunks=True, ends=False), mode="bmc", depth=8)
 
 
-def test_a_queue_reaches_its_end():
-    prove("queue_1", QueueProof(chunks=True), mode="cover", depth=12)
+@pytest.mark.parametrize("chunks", [False, True])
+def test_a_queue_reaches_its_end(chunks):
+    prove(f"queue_{int(chunks)}", QueueProof(chunks=chunks), mode="cover", depth=12)
 
 
 def test_what_is_passed_over_counts_once_all_before_it_is_done():

@@ -167,30 +167,32 @@ async def after_a_reset_nothing_is_left_of_before(dut):
     rings = Rings(dut)
     for nodes in given["nodes"]:
         latency = random.choice([5, 25, 60])
-        await rings.reset(nodes, latency=latency, seed=random.getrandbits(64) | 1)
+        faults = random.choice([{}, HOSTILE])
+        await rings.reset(nodes, latency=latency, faults=faults, seed=random.getrandbits(64) | 1)
         words = min(60, memory // nodes)
         asked = command(Op.ALL_REDUCE, words, hop=15, window=window)
         # Every other time the first words after a reset are on their way, and the next words will
         # have their numbers.
-        for session in range(1, 15):
+        for turn in range(1, 15):
             data = vectors(rng, nodes, words * nodes)
             await rings.load_all(data)
             rings.command(asked)
-            if session % 2:
+            if turn % 2:
                 await rings.start()
                 await rings.wait(random.randrange(6, latency + 12))
             else:
                 await rings.run(asked, limit(given))
                 found = await rings.read_all(words * nodes)
-                assert (found == collective(asked, data)).all(), (nodes, session)
-            dut.session.value = session
-            # All at once, or one after the other.
-            several = random.random() < 0.5
-            for node in random.sample(range(nodes), nodes):
-                dut.restart.value = 1 << node if several else (1 << nodes) - 1
+                assert (found == collective(asked, data)).all(), (nodes, turn)
+            # The host counts, once around.
+            dut.session.value = (250 + turn) % 256
+            # All at once, or one after the other, until the last have died of waiting.
+            order = [1 << node for node in random.sample(range(nodes), nodes)]
+            for mask in random.choice([order, [(1 << nodes) - 1]]):
+                dut.restart.value = mask
                 await rings.wait(random.choice([1, 3]))
                 dut.restart.value = 0
-                await rings.wait(random.choice([1, 40, 200]) if several else 1)
+                await rings.wait(random.choice([1, 40, 200, 2 * given["patience"]]))
             # Not before the links are up again, as after any reset.
             await rings.wait(3 * latency + 60)
             assert int(dut.error.value) == 0
