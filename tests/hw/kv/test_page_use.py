@@ -14,10 +14,35 @@ from tokenloom.sim.bench import run_block
 INPUTS = "tick use_valid use_page use_mass fresh_valid fresh_page hold look_page".split()
 
 
+class Reads:
+    """Whose record is read in which cycle: what `due` and `use_ready` have to be."""
+
+    def __init__(self, pages, refresh):
+        self.pages, self.each = pages, refresh
+        self.owed = self.turn = 0
+        self.pending = None  # the page whose record is being written
+
+    @property
+    def due(self):
+        return self.owed > 0
+
+    def use_ready(self, page, fresh, hold):
+        return not (self.due or hold or fresh is not None or self.pending == page)
+
+    def step(self, tick, use, fresh, hold):
+        """A clock edge; `use` is a page that was used."""
+        refresh = self.due and not hold and fresh is None and self.pending != self.turn
+        reads = [fresh, self.turn if refresh else None, use]
+        self.pending = next((page for page in reads if page is not None), None)
+        self.owed += self.each * (tick and self.owed <= self.pages) - refresh
+        self.turn = (self.turn + refresh) % self.pages
+
+
 @cocotb.test()
 async def random_traffic(dut):
     given, random, _ = configured()
     pages = given["pages"]
+    reads = Reads(pages, -(-pages >> given["stamp_bits"] - 2))
     await begin(dut, INPUTS)
     states = {}
     epochs = refused = 0
@@ -33,7 +58,10 @@ async def random_traffic(dut):
         dut.fresh_page.value = random.randrange(pages) if fresh is None else fresh
         await RisingEdge(dut.clk)
         taken = use is not None and dut.use_ready.value == 1
-        assert not (dut.use_ready.value == 1 and dut.due.value == 1)
+        assert dut.due.value == reads.due
+        page = int(dut.use_page.value)
+        assert dut.use_ready.value == reads.use_ready(page, fresh, hold)
+        reads.step(bool(tick), use if taken else None, fresh, hold)
         if use is not None and not taken:
             refused += 1
         await FallingEdge(dut.clk)
