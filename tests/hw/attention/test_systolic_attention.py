@@ -249,7 +249,7 @@ def test_systolic_attention(bench: dict[str, int]) -> None:
         ({"columns": 6}, "powers of two"),
         ({"rows": 3}, "powers of two"),
         ({"drain": 8}, "multiples of drain = 8"),
-        ({"slots": 0}, "1 or more"),
+        ({"slots": 0}, "1 to 64"),
         ({"head_max": 288}, "up to 256"),
         ({"score_tokens": 16}, "from 32 on"),
         ({"score_tokens": 48}, "powers of two"),
