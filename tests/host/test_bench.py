@@ -236,6 +236,8 @@ def test_wall_times_have_the_machine_for_themselves():
     alone = {row.file for row in REAL.values()} - {row.file for row in beside}
     assert alone == {"speed", "correctness", "generate"}
     assert len(beside) > 40
+    # Rows that share nothing are parts of their own.
+    assert [row.name for row in ahead.parts(list(REAL.values()))["luts_ring"]] == ["luts_ring"]
 
 
 def test_modules_are_measured_beside_each_other(monkeypatch, measured):
