@@ -539,7 +539,7 @@ def schedule_command(
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Modules of rows measured at a time; wall times always have the machine for themselves.",
+    help="Parts measured at a time; wall times always have the machine for themselves.",
 )
 @_file_option("json", "Write the rows to FILE.")
 @_file_option("markdown", "Write the whole table to FILE; rows without a value never replace one.")

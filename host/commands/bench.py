@@ -57,8 +57,8 @@ def bench(
     again : bool
         Measure all of them.
     jobs : int
-        With 2 and more, so many modules' rows are measured at a time first; wall times, and what is
-        measured with them, come after that, with nothing beside them.
+        With 2 and more, so many parts of the table are measured at a time first; wall times, and
+        what is measured with them, come after that, with nothing beside them.
 
     Returns
     -------
