@@ -94,8 +94,8 @@ class KvManager(Block):
     free_pages : Out
         Pages that no slot has.
     tick, use_valid, use_ready, use_page, use_mass : In(1), In(1), Out(1), In, In
-        Epochs and uses of pages, see `PageUse`; a use waits while a victim is searched. An
-        allocated page begins with none.
+        Epochs and uses of pages, see `PageUse`; a use waits while a victim is searched (with a
+        single page until evicts pause). An allocated page begins with none.
     weight_recency, weight_frequency, weight_mass : In(8)
         What each counts for, constant during an evict.
     sinks : In
