@@ -29,7 +29,13 @@ def _timing(*, vocab_bits: int, candidates: int) -> list[Timing]:
     ]
     if candidates:
         rules = Settings(window=1)
-        found.append(Timing("... with penalty, bias or mask", "8", Sampler.latency(rules)))
+        found.append(
+            Timing(
+                "... with penalty, bias or mask",
+                f"{Sampler.latency(rules)}",
+                Sampler.latency(rules),
+            )
+        )
         for count in sorted({min(40, candidates), candidates}):
             found.append(
                 Timing(

@@ -87,9 +87,7 @@ class InFlightProof(Elaboratable):
             Assert(flying <= DEPTH),
             Assert(~there | (older < flying)),
         ]
-        held = [
-            Mux(flying > i, _at(rows, (oldest + i)[: len(oldest)]), position) for i in range(DEPTH)
-        ]
+        held = [Mux(flying > i, rows[(oldest + i)[: len(oldest)]], position) for i in range(DEPTH)]
         for i, (one, next_one) in enumerate(zip(held, [*held[1:], position], strict=True)):
             m.d.comb += Assert((flying <= i) | (one < next_one))
             m.d.comb += Assert(~(there & (older == i)) | (one == self.place))
@@ -97,11 +95,3 @@ class InFlightProof(Elaboratable):
         m.d.comb += Assert(before <= position)
         m.d.comb += Cover((flying == DEPTH) & (block.done == 3))
         return m
-
-
-def _at(rows, index):
-    """A row by its number."""
-    value = rows[0]
-    for i in range(1, len(rows)):
-        value = Mux(index == i, rows[i], value)
-    return value

@@ -53,7 +53,7 @@ class QueueProof(Elaboratable):
         head = data.View(layout, word)
         ends, enough, skip = Signal(), Signal(), Signal()
         m.d.comb += [
-            word.eq(Array(rows)[at]),
+            word.eq(rows[at]),
             skip.eq(block.skip if self.chunks else 0),
             ends.eq(head.header.stop | (head.header.sample_only & ~block.sample)),
             enough.eq(

@@ -42,7 +42,7 @@ class Reads:
 async def random_traffic(dut):
     given, random, _ = configured()
     pages = given["pages"]
-    reads = Reads(pages, -(-pages >> given["stamp_bits"] - 2))
+    reads = Reads(pages, PageUse(pages=pages, stamp_bits=given["stamp_bits"]).refresh)
     await begin(dut, INPUTS)
     states = {}
     epochs = refused = 0
