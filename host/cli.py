@@ -259,6 +259,13 @@ def eval_command(
     help="The simulated Verilog, or the golden model in its place.",
 )
 @click.option(
+    "--guided/--no-guided",
+    default=False,
+    show_default=True,
+    help="Compile the simulator twice, then for the branches that the model takes: a quarter "
+    "faster.",
+)
+@click.option(
     "--check/--no-check",
     default=False,
     show_default=True,
@@ -290,6 +297,7 @@ def run_command(
     memory: str,
     memory_seed: int,
     device: str,
+    guided: bool,
     check: bool,
     plot: Path | None,
     weights: "MatrixKind",
@@ -331,6 +339,7 @@ def run_command(
         memory=memory,
         memory_seed=memory_seed,
         device=device,
+        guided=guided,
         check=check,
         weights=weights,
         fallback=fallback,

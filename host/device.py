@@ -77,6 +77,7 @@ def open_device(
     step: Step = _no_step,
     memory: str = "ideal",
     memory_seed: int = 1,
+    guided: bool = False,
 ) -> Device:
     """Make a device and load the model into it.
 
@@ -88,7 +89,7 @@ def open_device(
     hardware : HardwareConfig
     step : callable
         Told what happens next.
-    memory, memory_seed
+    memory, memory_seed, guided
         As for `ChipDevice`; the golden model has none.
 
     Raises
@@ -99,7 +100,7 @@ def open_device(
     if name == "verilator":
         from tokenloom.sim.chip_device import ChipDevice
 
-        return ChipDevice(model, hardware, step, memory, memory_seed)
+        return ChipDevice(model, hardware, step, memory, memory_seed, guided=guided)
     if name == "golden":
         from tokenloom.host.golden_device import GoldenDevice
 

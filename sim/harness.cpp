@@ -1,6 +1,7 @@
 // Drives the verilated chip: a memory behind its channels, requests, and the record of a run.
 // Built with the macros TL_COLUMNS, TL_ROWS, TL_PORT_BYTES, TL_ADDR_BITS, TL_WRITE_ADDR_BITS,
 // TL_UNITS, TL_READS, TL_WRITES; with TL_TAP_WORDS when the chip shows every operation's output;
+// with TL_COUNTING when the compiler counts how often each branch is taken;
 // with TL_CARD when the top is the card, which a host drives over AXI4-Lite instead of these
 // functions; the record of its passes comes from the ports of the chip within.
 //
@@ -17,6 +18,10 @@
 
 #include "axi_checker.hpp"
 #include "memory_model.hpp"
+
+#ifdef TL_COUNTING
+extern "C" void __gcov_dump(void);
+#endif
 
 #include "Vchip.h"  // the simulator's top: the chip with its inputs registered
 #include "verilated.h"
@@ -431,6 +436,11 @@ int tl_fault(Chip* chip, uint64_t* address, int* write) {
 void tl_peek(Chip* chip, int channel, uint64_t address, uint8_t* to, uint64_t size) {
     std::memcpy(to, chip->memory[channel].data() + address, size);
 }
+
+#ifdef TL_COUNTING
+// Writes the counts of all branches so far, once.
+void tl_counted() { __gcov_dump(); }
+#endif
 
 int64_t tl_cycles(Chip* chip) { return chip->cycles; }
 

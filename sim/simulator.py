@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -45,6 +45,7 @@ __all__ = [
 
 # In the names of folders.
 _TAPS, _POWER_UP, _CARD, _KERNEL, _SOONER = "-taps", "-power-up", "-card", "-kernel", "-soon"
+_GUIDED = "-guided"
 SIMULATED = Identity(version="0.0.1", git="5eed" * 10, modified=True)
 """What a simulated card says of its origin: always the same, so that a simulator serves long."""
 
@@ -57,6 +58,9 @@ _ZERO, _NOISE = ("--x-initial", "fast"), ("--x-initial", "unique")
 _VERILATE = "--cc --build-jobs 2 --top-module bench_top --prefix Vchip --output-split 20000".split()
 _MAKE = ("CFG_CXXFLAGS_PCH_I=-include",)
 _MAKE_LONG, _MAKE_SOON = ("OPT_FAST=-O2", "OPT_SLOW=-O1"), ("OPT_FAST=-O0", "OPT_SLOW=-O0")
+# Profile-guided: what counts how often each branch is taken, and what is told of it.
+_COUNTING = ("-fprofile-generate", "-fprofile-update=single")
+_TOLD_OF = ("-fprofile-use", "-Wno-missing-profile")
 
 # Of a tool's log: what is an error, and so many lines go into the message.
 _ERROR = re.compile(r"\berror\b|no space left", re.IGNORECASE)
@@ -188,6 +192,7 @@ def build(
     card: bool = False,
     soon: bool = False,
     kernel: bool = False,
+    rehearse: Callable[[ctypes.CDLL], None] | None = None,
 ) -> ctypes.CDLL:
     """The chip's simulator.
 
@@ -206,6 +211,10 @@ def build(
         Compiled in a third of the time, several times slower: for a few short requests.
     kernel : bool
         Of the card in its kernel, behind `kernel_adapter`: the card's ports, addresses from 0.
+    rehearse : callable, optional
+        Compile twice, the second time for the branches that are taken while this plays on the
+        first library, which counts them: a quarter faster. Called only where such a simulator is
+        not there yet; whose rehearsal it was makes no difference but in speed.
 
     Raises
     ------
@@ -244,16 +253,18 @@ def build(
     if card or kernel:
         macros["TL_CARD"] = 1
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
-    place = "kernel.card.chip" if kernel else "chip"
+    inner = "kernel.card.chip" if kernel else "chip"
     watched = _watched(hardware) if card or kernel else {}
-    texts = texts | {"bench_top": _bench_top(top, module or top.module_name, watched, place)}
+    texts = texts | {"bench_top": _bench_top(top, module or top.module_name, watched, inner)}
     begin, compiled = _NOISE if power_up else _ZERO, _SOON if soon else _LONG
     options = (*_VERILATE, *VERILATOR_FLAGS, *_SPEED, *compiled, *begin)
     make = (*_MAKE, *(_MAKE_SOON if soon else _MAKE_LONG))
-    model = _digest(*texts.values(), *options, *make)
+    guided = _TOLD_OF if rehearse else ()
+    model = _digest(*texts.values(), *options, *make, *guided)
     marks = f"{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}{_KERNEL * kernel}{_SOONER * soon}"
+    marks += _GUIDED * (rehearse is not None)
     folder = build_root() / "simulator" / f"{hardware.name}{marks}-{model}"
-    objects, done = folder / "obj", folder / ".done"
+    objects, counts, done = folder / "obj", folder / "counts", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
     library = folder / f"libchip-{_digest(*sources, defines)}.so"
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,30 +272,72 @@ def build(
         env = os.environ | environment()
         if not done.exists():
             # Left by a run that was ended: make would take half an object file for a whole one.
-            shutil.rmtree(objects, ignore_errors=True)
+            for left in (objects, counts):
+                shutil.rmtree(left, ignore_errors=True)
             write_verilog(texts, folder / "rtl")
             step("verilate")
             command = ["verilator", *options, "-Mdir", str(objects)]
             verilog = sorted((folder / "rtl").glob("*.v"))
             _run([*command, *map(str, verilog)], env, folder / "verilate.log", lock)
-            step("compile the simulator (minutes, once)")
-            command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2", *make]
-            _run([*command, "libVchip.a", "libverilated.a"], env, folder / "make.log", lock)
+            if rehearse is None:
+                step("compile the simulator (minutes, once)")
+                _compile(objects, make, env, lock)
+            else:
+                step("compile the simulator, first of two times (minutes, once)")
+                place = f"-fprofile-dir={counts}"
+                _compile(objects, make, env, lock, (*_COUNTING, place))
+                first = folder / f"first.{os.getpid()}.so"
+                try:
+                    _link(first, objects, [*defines.split(), "-DTL_COUNTING"], soon, env, lock)
+                    step("rehearse")
+                    loaded = ctypes.CDLL(str(first))
+                    rehearse(loaded)
+                    loaded.tl_counted()
+                finally:
+                    first.unlink(missing_ok=True)
+                step("compile the simulator, second of two times")
+                for made in [*objects.glob("*Vchip*.[ao]"), *objects.glob("*.gch")]:
+                    made.unlink()
+                _compile(objects, make, env, lock, (*_TOLD_OF, place))
             done.touch()
         if not library.exists():
-            root = env.get("VERILATOR_ROOT") or _system_root(env)
             temporary = folder / f"libchip.{os.getpid()}.so"
-            command = f"g++ -std=c++20 {'-O0' if soon else '-O2 -march=native'} -fPIC".split()
-            command += ["-shared", "-Wl,-z,defs"]
-            command += [*defines.split(), f"-I{objects}", f"-I{_HARNESS.parent}"]
-            command += [f"-I{root}/include", f"-I{root}/include/vltstd", str(_HARNESS)]
-            command += [str(objects / "libVchip.a"), str(objects / "libverilated.a"), "-lpthread"]
             try:
-                _run([*command, "-o", str(temporary)], env, folder / "link.log", lock)
+                _link(temporary, objects, defines.split(), soon, env, lock)
                 temporary.replace(library)
             finally:
                 temporary.unlink(missing_ok=True)
     return ctypes.CDLL(str(library))
+
+
+def _compile(
+    objects: Path,
+    make: Sequence[str],
+    env: dict[str, str],
+    lock: IO[str],
+    profile: Sequence[str] = (),
+) -> None:
+    """Compile what Verilator wrote, the often executed half of it with `profile` (of GCC)."""
+    command = ["make", "-C", str(objects), "-f", "Vchip.mk", "-j2"]
+    for setting in make:
+        fast = profile and setting.startswith("OPT_FAST=")
+        command.append(" ".join((setting, *profile)) if fast else setting)
+    command += ["CXX=g++"] if profile else []
+    _run([*command, "libVchip.a", "libverilated.a"], env, objects.parent / "make.log", lock)
+
+
+def _link(
+    to: Path, objects: Path, defines: Sequence[str], soon: bool, env: dict[str, str], lock: IO[str]
+) -> None:
+    """Link the harness and the compiled chip to a library."""
+    root = env.get("VERILATOR_ROOT") or _system_root(env)
+    command = f"g++ -std=c++20 {'-O0' if soon else '-O2 -march=native'} -fPIC".split()
+    command += ["-shared", "-Wl,-z,defs"]
+    command += [*defines, f"-I{objects}", f"-I{_HARNESS.parent}"]
+    command += [f"-I{root}/include", f"-I{root}/include/vltstd", str(_HARNESS)]
+    command += [str(objects / "libVchip.a"), str(objects / "libverilated.a"), "-lpthread"]
+    command += ["-lgcov"] if "-DTL_COUNTING" in defines else []
+    _run([*command, "-o", str(to)], env, to.parent / "link.log", lock)
 
 
 def _system_root(env: dict[str, str]) -> str:

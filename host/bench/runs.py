@@ -100,7 +100,7 @@ def run_chip(model: str, board: str, text: str, prompt: int | None, new: int) ->
     ready, quantised = prepared(model, board)
     ids = ready.text.encode(text)[:prompt]
     with progress.steps() as step:
-        chip = ChipDevice(quantised, ready.hardware, step)
+        chip = ChipDevice(quantised, ready.hardware, step, guided=True)
     try:
         rows = ready.hardware.array.rows
         passes = -(-len(ids) // rows) + new - 1

@@ -90,7 +90,7 @@ def _rate(run: Run, limit: float) -> Figure:
     khz = sum(one.record.elapsed for one in run.decode) / seconds / 1e3
     detail = (
         f"{run.where}; wall time of {len(run.decode)} decode passes, the chip's clock at "
-        f"{khz:.1f} kHz, {os.cpu_count()} cores"
+        f"{khz:.1f} kHz, {os.cpu_count()} cores, simulator of `run --guided`"
     )
     return Figure(value=rate, detail=detail, ok=rate >= limit)
 

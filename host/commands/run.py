@@ -65,6 +65,7 @@ def run(
     memory: str = IDEAL,
     memory_seed: int = 1,
     device: str = "verilator",
+    guided: bool = False,
     check: bool = False,
     weights: MatrixKind = "q8_0",
     fallback: str | None = None,
@@ -89,6 +90,8 @@ def run(
         Names.
     memory_seed : int
         Of everything about the memory that is left to chance.
+    guided : bool
+        As for `ChipDevice`.
     check : bool
         Compare every logit and token with the golden model.
     weights : str
@@ -110,6 +113,8 @@ def run(
         If something of the input is unusable.
     """
     check_memory(memory, device)
+    if guided and device == "golden":
+        raise TokenloomError("--guided builds a simulator; allowed is only --device verilator")
     from tokenloom.host.device import open_device
     from tokenloom.host.prepare import prepare, prompt_ids
     from tokenloom.host.session import (
@@ -147,7 +152,13 @@ def run(
     quantised = ready.quantise()
     with progress.steps() as step:
         chip = open_device(
-            device, quantised, ready.hardware, step, memory=memory, memory_seed=memory_seed
+            device,
+            quantised,
+            ready.hardware,
+            step,
+            memory=memory,
+            memory_seed=memory_seed,
+            guided=guided,
         )
     try:
         schedule = predictor(chip, sampling)

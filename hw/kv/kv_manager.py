@@ -70,8 +70,9 @@ class KvManager(Block):
     release_valid, release_ready, release_slot : In(1), Out(1), In
         A slot gives back all its pages.
     evict_valid, evict_ready, evict_slot, evict_all : In(1), Out(1), In, In(1)
-        One page of the slot, or of all slots, is to be evicted. Waits while pages have to be
-        refreshed: `PageUse.refresh` cycles after a tick, so ticks have to come more slowly.
+        One page of the slot, or of all slots, is to be evicted. Waits for a use that waits,
+        and while pages have to be refreshed: `PageUse.refresh` cycles after a tick, so ticks have
+        to come more slowly.
     done : Out(1)
         High for one cycle: the answer to the operation that was taken. Of operations offered in
         the same cycle, release goes first, then begin, fork, evict.
@@ -94,8 +95,8 @@ class KvManager(Block):
     free_pages : Out
         Pages that no slot has.
     tick, use_valid, use_ready, use_page, use_mass : In(1), In(1), Out(1), In, In
-        Epochs and uses of pages, see `PageUse`; a use waits while a victim is searched (with a
-        single page until evicts pause). An allocated page begins with none.
+        Epochs and uses of pages, see `PageUse`; a use waits while a victim is searched. An
+        allocated page begins with none.
     weight_recency, weight_frequency, weight_mass : In(8)
         What each counts for, constant during an evict.
     sinks : In
@@ -321,7 +322,14 @@ class KvManager(Block):
             self.release_ready.eq(1),
             self.begin_ready.eq(~self.release_valid),
             self.fork_ready.eq(~self.release_valid & ~begin),
-            self.evict_ready.eq(~self.release_valid & ~begin & ~self.fork_valid & ~self.use.due),
+            # A use that waits goes first: evicts one after another might never let it.
+            self.evict_ready.eq(
+                ~self.release_valid
+                & ~begin
+                & ~self.fork_valid
+                & ~self.use.due
+                & (self.use_ready | ~self.use_valid)
+            ),
             table.state_read.eq(1),
             self.eviction.clear.eq(1),
         ]

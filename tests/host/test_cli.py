@@ -85,6 +85,7 @@ def test_other_errors_keep_their_traceback(monkeypatch):
         (["blocks", "--jsn", "x"], "did you mean --json?"),
         (["blocks", "--frob", "x"], "allowed: --help, --json, --markdown"),
         (["run", "--device", "fpga", "--prompt", "a"], "'golden', 'verilator'"),
+        (["run", "--guided", "--device", "golden", "--prompt", "a"], "only --device verilator"),
     ],
 )
 def test_wrong_usage_is_one_line(monkeypatch, capsys, args, text):

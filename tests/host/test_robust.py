@@ -473,6 +473,65 @@ def test_a_build_that_was_ended_does_not_count(monkeypatch, tmp_path, tool, erro
     assert simulator.build(load("mini")) == library and tools.ran == []
 
 
+@pytest.mark.parametrize("ended", ["", "rehearse", "make 0", "make 1", "g++ 0", "g++ 1"])
+def test_a_guided_build_is_compiled_twice_or_not_at_all(monkeypatch, tmp_path, ended):
+    from tokenloom.hw.config import load
+
+    monkeypatch.setenv("TOKENLOOM_BUILD", str(tmp_path))
+    tools, commands, played = Tools(monkeypatch), [], []
+
+    class Library:
+        def __init__(self, path):
+            self.path = path
+
+        def tl_counted(self):
+            played.append("counted")
+
+    def run(command, env, log, lock):
+        tools.fails = ""
+        if ended == f"{command[0]} {tools.ran.count(command[0])}":
+            tools.fails, tools.error = command[0], KeyboardInterrupt()
+        if command[0] == "make":
+            assert not (log.parent / "obj" / "Vchip.o").exists(), "objects of the first time"
+        commands.append(" ".join(command))
+        tools.run(command, env, log, lock)
+
+    def rehearse(library):
+        played.append("rehearsed")
+        if ended == "rehearse":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulator, "_run", run)
+    monkeypatch.setattr(simulator.ctypes, "CDLL", Library)
+    if ended:
+        with pytest.raises(KeyboardInterrupt):
+            simulator.build(load("mini"), rehearse=rehearse)
+        (folder,) = (tmp_path / "simulator").iterdir()
+        assert list(folder.glob("*.so")) == []
+        # Only the last link need not be done again with all that is before it.
+        assert (folder / ".done").exists() == (ended == "g++ 1")
+        assert free(folder / ".lock")
+        again, ended = ended, ""
+        tools.ran, commands[:], played[:] = [], [], []
+        simulator.build(load("mini"), rehearse=rehearse)
+        if again == "g++ 1":
+            assert tools.ran == ["g++"] and not played
+            return
+    else:
+        simulator.build(load("mini"), rehearse=rehearse)
+    assert tools.ran == ["verilator", "make", "g++", "make", "g++"]
+    assert played == ["rehearsed", "counted"]
+    _, first, counting, second, final = commands
+    assert "-fprofile-generate" in first and "-fprofile-use" in second
+    assert "-DTL_COUNTING" in counting and "-DTL_COUNTING" not in final
+    # A simulator of its own, beside the one that is compiled once; there from now on.
+    simulator.build(load("mini"))
+    assert len(list((tmp_path / "simulator").iterdir())) == 2
+    tools.ran = []
+    simulator.build(load("mini"), rehearse=rehearse)
+    assert tools.ran == [] and played == ["rehearsed", "counted"]
+
+
 def test_waiting_is_said(tmp_path):
     said = []
     with open(tmp_path / "lock", "w") as other:

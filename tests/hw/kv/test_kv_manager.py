@@ -401,7 +401,7 @@ async def evict_after_evict(dut):
     await begin(dut, INPUTS)
     bench = Bench(dut, given, random)
     model = bench.model
-    if model.slots == 1 or model.pages == 1:  # a single page's uses wait for a pause, see `tick`
+    if model.slots == 1:
         return
     held = min(3, model.slot_pages, model.pages)
     rows = min(held * model.page_tokens, model.positions)
@@ -467,6 +467,7 @@ BENCHES = [
     "given",
     [
         *BENCHES,
+        bench(slots=2, pages=1, positions=64, page_tokens=16, stamp_bits=10, turns=300),
         deep(bench(slots=2, pages=4, positions=8, page_tokens=2, turns=30000)),
         deep(bench(slots=8, pages=40, positions=1024, page_tokens=64, turns=30000)),
         deep(bench(slots=5, pages=1, positions=300, page_tokens=256, turns=3000)),
