@@ -11,23 +11,29 @@ class _Port:
 
 
 class Registers(Elaboratable):
-    """Stands for `amaranth.lib.memory.Memory` with one write and one read port."""
+    """Stands for `amaranth.lib.memory.Memory` with one write and one read port.
+
+    Members
+    -------
+    rows : the registers
+    write, read : the ports
+    """
 
     def __init__(self, *, shape, depth, init):
         self.rows = Array([Signal(shape, name=f"row_{i}") for i in range(depth)])
-        self._write, self._read = _Port(shape, depth), _Port(shape, depth)
+        self.write, self.read = _Port(shape, depth), _Port(shape, depth)
 
     def write_port(self):
-        return self._write
+        return self.write
 
     def read_port(self, domain="sync"):
         self._domain = domain
-        return self._read
+        return self.read
 
     def elaborate(self, platform):
         m = Module()
-        with m.If(self._write.en):
-            m.d.sync += self.rows[self._write.addr].eq(self._write.data)
-        with m.If(self._read.en if self._domain == "sync" else 1):
-            m.d[self._domain] += self._read.data.eq(self.rows[self._read.addr])
+        with m.If(self.write.en):
+            m.d.sync += self.rows[self.write.addr].eq(self.write.data)
+        with m.If(self.read.en if self._domain == "sync" else 1):
+            m.d[self._domain] += self.read.data.eq(self.rows[self.read.addr])
         return m
