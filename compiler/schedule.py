@@ -23,7 +23,7 @@ from tokenloom.hw.attention.head_norm import HeadNorm
 from tokenloom.hw.attention.softmax import Softmax
 from tokenloom.hw.attention.window import first_token
 from tokenloom.hw.config import HardwareConfig
-from tokenloom.hw.core import EDGE
+from tokenloom.hw.core import EDGE, IN_FLIGHT, PASSED_OVER
 from tokenloom.hw.embedding.embedding import Embedding
 from tokenloom.hw.norm.residual import Residual
 from tokenloom.hw.norm.rmsnorm import RmsNorm
@@ -232,7 +232,8 @@ def predict(
     Raises
     ------
     ValueError
-        When the rows exceed the hardware's, or the program waits for something that never comes.
+        When the rows exceed the hardware's, the program waits for something that never comes, or a
+        unit would have more operations in flight than the chip can count.
     """
     if not 1 <= rows <= hardware.array.rows:
         raise ValueError(f"rows is {rows}; allowed: 1..{hardware.array.rows}")
@@ -285,6 +286,8 @@ def predict(
                 head[unit] = first + 1
                 free[unit] = first + late + max(1, timing.ready)
                 last = first + late + timing.last
+                if hardware.chunked and unit in PASSED_OVER:
+                    _check_in_flight(result[unit], first)
                 finished[unit].append(max(finished[unit][-1], last + 1))
                 result[unit].append(
                     Operation(
@@ -301,3 +304,13 @@ def predict(
         raise ValueError(f"the program never ends: {', '.join(stuck)} wait for each other")
     operations = tuple(op for unit in Unit for op in result[unit])
     return Schedule(operations=operations, cycles=max(op.last for op in operations) + 1)
+
+
+def _check_in_flight(before: list[Operation], first: int) -> None:
+    """Whether the chip can count one more operation of a unit that is issued in cycle `first`."""
+    if len(before) >= IN_FLIGHT and before[-IN_FLIGHT].last > first:
+        one = before[-1]
+        raise ValueError(
+            f"more than {IN_FLIGHT} operations of unit {one.unit.name} in flight, behind "
+            f"{one.name}; allowed: {IN_FLIGHT}"
+        )

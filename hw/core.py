@@ -47,11 +47,14 @@ from tokenloom.hw.sequencer.unit_queue import UnitQueue
 from tokenloom.hw.taps import BLOCK_TAP, CODE_BITS, ROW_TAP, pack_tap, tap_places, tap_words
 from tokenloom.hw.verilog.block import Block, instance
 
-__all__ = ["CFG_BITS", "EDGE", "Core"]
+__all__ = ["CFG_BITS", "EDGE", "IN_FLIGHT", "PASSED_OVER", "Core"]
 
 EDGE = 1  # E: stages between the announcement of a take and the take
 CFG_BITS = 512
-_IN_FLIGHT = 128  # operations of the array or the softmax: one may begin in every cycle
+PASSED_OVER = frozenset({Unit.ARRAY, Unit.SOFTMAX})
+"""Units whose instructions a context that does not reach their chunk passes over."""
+IN_FLIGHT = 128
+"""Operations that such a unit may have begun and not finished; `predict` looks at every one."""
 
 _TAG = data.StructLayout({"block": BLOCK_TAG, "row": 5, "unit": 3})
 
@@ -182,7 +185,7 @@ class Core(Block):
             Unit.SOFTMAX: hw.softmax_operations + 1,
             Unit.CONTEXT: top.layers * top.kv_heads + 1,
         }
-        passing = {Unit.ARRAY, Unit.SOFTMAX} if hw.chunked else set()
+        passing = PASSED_OVER if hw.chunked else frozenset()
         queues = {
             unit: UnitQueue(unit=unit, depth=depths[unit], chunks=unit in passing) for unit in Unit
         }
@@ -202,7 +205,7 @@ class Core(Block):
                 self.started[unit].eq(queue.issue),
             ]
             if unit in passing:
-                flying = InFlight(depth=_IN_FLIGHT)
+                flying = InFlight(depth=IN_FLIGHT)
                 place(f"in_flight_{unit.name.lower()}", flying)
                 m.d.comb += [
                     flying.restart.eq(self.restart),

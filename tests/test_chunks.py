@@ -4,12 +4,15 @@ import pytest
 
 from tests.models_for_tests import SMALL, prompt_for, random_model
 from tests.test_chip import check, patience  # noqa: F401
+from tokenloom.compiler import schedule
 from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.models import resolve
 from tokenloom.compiler.program import compile_program
 from tokenloom.compiler.quantise import quantise
 from tokenloom.compiler.schedule import predict
 from tokenloom.hw.config import load
+from tokenloom.hw.core import IN_FLIGHT
+from tokenloom.hw.sequencer.isa import Unit
 from tokenloom.sim.measured import measured_passes, schedule_differences
 
 POSITIONS = 256
@@ -84,3 +87,16 @@ def test_keys_are_streamed_twice_but_those_of_the_last_chunk(name):
     again = shape.layers * shape.kv_heads * head
     for pos, one, other in zip(positions, chunked, whole, strict=True):
         assert one.beats - other.beats == pos // CHUNK * again
+
+
+def test_more_operations_in_flight_than_are_counted_are_refused(monkeypatch):
+    (one,) = schedules("three-heads", HARDWARE, [POSITIONS - 1])
+    mine = [op for op in one.operations if op.unit is Unit.ARRAY]
+    # As an operation begins, those that are not over, and it.
+    most = max(sum(op.first <= new.first < op.last for op in mine) for new in mine)
+    assert 1 < most < IN_FLIGHT
+    monkeypatch.setattr(schedule, "IN_FLIGHT", most)
+    schedules("three-heads", HARDWARE, [POSITIONS - 1])
+    monkeypatch.setattr(schedule, "IN_FLIGHT", most - 1)
+    with pytest.raises(ValueError, match=f"more than {most - 1} operations of unit ARRAY"):
+        schedules("three-heads", HARDWARE, [POSITIONS - 1])
