@@ -28,9 +28,9 @@ def _timing(
     )  # fmt: skip
     found = []
     # In chunks the keys of all but the last one come twice.
-    beats = "timing(...).beats"
+    closed = ""
     if not 0 < score_tokens < tokens_max:
-        beats = "⌈T/columns⌉·⌈head_max/32⌉ + ⌈T/32⌉·⌈head_max/min(columns, 32)⌉"
+        closed = "⌈T/columns⌉·⌈head_max/32⌉ + ⌈T/32⌉·⌈head_max/min(columns, 32)⌉"
     for tokens in sorted({min(128, tokens_max), tokens_max}):
         scores = min(tokens, score_tokens or tokens)
         words = -(-scores // BLOCK) * BLOCK // drain
@@ -42,14 +42,20 @@ def _timing(
                 "8 parallel groups" if drain == 8 else "",
             )
         )
-        one = block.timing(rows_used=1, group=min(rows, 4), head_size=head_max, tokens=tokens)
+        given = {"rows_used": 1, "group": min(rows, 4), "head_size": head_max, "tokens": tokens}
+        one = block.timing(**given)
+        call = f"timing({', '.join(f'{name}={value}' for name, value in given.items())})"
         found += [
             Timing(
                 f"start to last context block, {tokens} tokens, {min(rows, 4)} heads, 1 row",
-                "timing(...).last",
+                f"{call}.last",
                 one.last,
             ),
-            Timing(f"beats of K and V per column, T = {tokens} tokens", beats, one.beats),
+            Timing(
+                f"beats of K and V per column, T = {tokens} tokens",
+                closed or f"{call}.beats",
+                one.beats,
+            ),
         ]
     return found
 

@@ -6,10 +6,12 @@ import re
 from typing import Any
 
 from tokenloom.hw.catalog.ports import port_table
-from tokenloom.hw.catalog.spec import BlockSpec
+from tokenloom.hw.catalog.spec import BlockSpec, Timing
+from tokenloom.hw.verilog.block import Block
 
 __all__ = ["page"]
 
+_CALL = re.compile(r"^(\w+)\(")
 _DOCS_LINK = re.compile(r"\[[^\]]*\]\(\.\./([^)]*)\)")
 
 
@@ -42,11 +44,12 @@ def page(
         ("port", "direction", "bits", "what"),
         [(f"`{one.name}`", one.direction, one.bits, one.text) for one in port_table(block)],
     )
+    timing = spec.timing(**arguments)
     times = _table(
         ("what", "formula", "cycles here", "the field quotes"),
         [
             (one.what, one.formula, "" if one.cycles is None else f"{one.cycles:,}", one.quoted)
-            for one in spec.timing(**arguments)
+            for one in timing
         ],
     )
     kind = (
@@ -68,6 +71,7 @@ def page(
         "In cycles of `clk`, *derived* from the block's own constants; the tests count the same. "
         "In a formula `true` counts as 1.",
         times,
+        *_recurrences(block, timing),
         "## Wave",
         "*Simulated*: values before each rising edge; wide values show their last digits.",
         f"![wave]({spec.name}.svg)",
@@ -79,6 +83,19 @@ def page(
     ]
     text = "\n\n".join(parts) + "\n"
     return text if command is None else _DOCS_LINK.sub(r"docs/\1", text)
+
+
+def _recurrences(block: Block, timing: list[Timing]) -> list[str]:
+    """What the formulas that are calls belong to."""
+    calls = dict.fromkeys(call[1] for one in timing if (call := _CALL.match(one.formula)))
+    kind = type(block)
+    return [
+        f"`{name}(...)` is a method of `{kind.__name__}` with the parameters above "
+        f"(`from {kind.__module__} import {kind.__name__}`): a recurrence, as its parts wait for "
+        "each other."
+        for name in calls
+        if hasattr(kind, name)
+    ]
 
 
 def _presets(spec: BlockSpec) -> str:

@@ -25,7 +25,7 @@ def _timing(
         ),
         Timing(
             "a run at full size, no beat late",
-            "duration(width=..., ffn=..., rows_used=rows)",
+            f"duration(width={width}, ffn={ffn}, rows_used={rows})",
             unit.duration(width=width, ffn=ffn, rows_used=rows),
         ),
     ]

@@ -206,15 +206,18 @@ def value_of(formula, parameters):
         ("beam_step", [], {}),
         ("swiglu_ffn", [], {}),
         ("swiglu_ffn", ["gated=false", "width=33", "ffn=70"], {}),
+        ("attention", ["tokens_max=128"], {"T": 128}),
+        ("attention", ["tokens_max=128", "score_tokens=32", "head_max=24"], {"T": 32}),
     ],
 )  # fmt: skip
 def test_formulas_give_the_cycles_beside_them(name, overrides, more):
     one = block_spec(name)
     arguments = one.arguments(overrides)
     for time in one.timing(**arguments):
-        if time.formula.startswith("duration(") or "count = 64" in time.what:
+        if "count = 64" in time.what:
             continue
-        assert value_of(time.formula, {**arguments, **more}) == time.cycles, time
+        called = {name: getattr(one.made(arguments), name, None) for name in ("duration", "timing")}
+        assert value_of(time.formula, {**called, **arguments, **more}) == time.cycles, time
 
 
 def test_formulas_of_attention():
