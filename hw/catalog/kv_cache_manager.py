@@ -113,8 +113,9 @@ SPEC = BlockSpec(
     verified=(
         "Random operations against a Python model, with the answer, the cycles, every page table "
         "and the victim compared after each (`tests/hw/kv/test_kv_manager.py`); each part against "
-        "a model of its own. The free list is proved by induction (`tests/formal/kv/`); for the "
-        "whole manager the invariant is written there, its induction is not finished."
+        "a model of its own. That no page is lost, listed twice or shared by mistake is proved by "
+        "induction (`tests/formal/kv/`): of the free list alone, and of the whole manager with two "
+        "slots, three pages and sequences of four, whatever is chosen to be evicted."
     ),
     stimulus=_stimulus,
     signals=(

@@ -96,14 +96,16 @@ class AnyChoice(Eviction):
 
 
 class SpiedManager(KvManager):
-    def __init__(self, **given):
+    """With a view of its parts, and counts up to `most`."""
+
+    def __init__(self, *, most, **given):
         super().__init__(**given)
         slots, pages = given["slots"], given["pages"]
         sequence_pages = -(-given["positions"] // given["page_tokens"])
         self.table = SpiedTable(
             slots=slots, pages=pages, slot_pages=given["slot_pages"], sequence_pages=sequence_pages
         )
-        self.free, self.counts = SpiedFreeList(pages=pages), SpiedCounts(pages=pages, most=slots)
+        self.free, self.counts = SpiedFreeList(pages=pages), SpiedCounts(pages=pages, most=most)
         self.use = AnyUse(pages=pages)
         self.eviction = AnyChoice(tag_bits=len(self.eviction.tag))
         self.sequence_pages = sequence_pages
@@ -115,10 +117,16 @@ class SpiedManager(KvManager):
 
 
 class ManagerProof(Elaboratable):
-    """All inputs are free in every cycle."""
+    """All inputs are free in every cycle.
 
-    def __init__(self, **given):
-        self.dut = dut = SpiedManager(**given)
+    Parameters
+    ----------
+    most : int, optional
+        Largest count of a page; all slots may share it, unless the manager is to be wrong.
+    """
+
+    def __init__(self, *, most=None, **given):
+        self.dut = dut = SpiedManager(most=most or given["slots"], **given)
         self.slots, self.pages = given["slots"], given["pages"]
         names = [name for name, (_, flow) in dut.flat_ports().items() if flow is In]
         self.ports = [getattr(dut, name) for name in names]

@@ -27,10 +27,16 @@ def total(bits):
 
 
 class Proof(Elaboratable):
-    """Whoever holds pages gives back only what it has: no page is at two places, none is lost."""
+    """Whoever holds pages gives back only what it has: no page is at two places, none is lost.
 
-    def __init__(self, pages):
-        self.pages = pages
+    Parameters
+    ----------
+    honest : bool
+        It does so.
+    """
+
+    def __init__(self, pages, honest=True):
+        self.pages, self.honest = pages, honest
         self.dut = Spied(pages=pages)
         self.ports = [self.dut.take_valid, self.dut.give_valid, self.dut.give_page]
 
@@ -47,7 +53,8 @@ class Proof(Elaboratable):
         now_out = Signal(pages)
         m.d.comb += now_out.eq(out | Mux(taken, 1 << dut.page, 0))
         m.d.sync += out.eq(now_out & ~Mux(dut.give_valid, 1 << dut.give_page, 0))
-        m.d.comb += Assume(~dut.give_valid | now_out.bit_select(dut.give_page, 1))
+        if self.honest:
+            m.d.comb += Assume(~dut.give_valid | now_out.bit_select(dut.give_page, 1))
 
         free = Signal(pages)
         for p in range(pages):
@@ -72,3 +79,8 @@ class Proof(Elaboratable):
 @pytest.mark.parametrize("pages", [4, 5])
 def test_free_list(pages):
     prove(f"free_list_{pages}", Proof(pages), mode="prove", depth=1)
+
+
+def test_a_page_that_comes_back_twice_breaks_it():
+    with pytest.raises(AssertionError, match="Assert failed in top"):
+        prove("free_list_twice", Proof(4, honest=False), mode="bmc", depth=6)

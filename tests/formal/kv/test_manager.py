@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.deep import deep
+from tests.deep import DEEP_ONLY, deep
 from tests.formal.kv.manager_proof import ManagerProof
 from tests.formal.sby import prove
 
@@ -13,3 +13,9 @@ SMALL = {"slots": 2, "pages": 3, "positions": 8, "page_tokens": 2, "slot_pages":
 @pytest.mark.parametrize(("mode", "depth"), [deep("prove", 1), deep("bmc", 12)])
 def test_manager(mode, depth):
     prove("kv_manager", ManagerProof(**SMALL), mode=mode, depth=depth)
+
+
+@DEEP_ONLY
+def test_counts_that_are_too_small_break_it():
+    with pytest.raises(AssertionError, match="Temporal induction failed"):
+        prove("kv_manager_wrong", ManagerProof(**SMALL, most=1), mode="prove", depth=1)
