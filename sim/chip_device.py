@@ -209,7 +209,7 @@ class ChipDevice:
         self._open(library)
         try:
             # Two passes of full rows and a token that is left, then one token after the other.
-            prompt = range(min(2 * self.hardware.array.rows + 1, self.model.positions))
+            prompt = [0] * min(2 * self.hardware.array.rows + 1, self.model.positions)
             new = min(_REHEARSED, self.model.positions - len(prompt) + 1)
             for number, _ in enumerate(self.generate(prompt, new)):
                 if number > 2 and library.tl_cycles(self._chip) > _REHEARSED_CYCLES:

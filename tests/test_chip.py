@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tests.deep import DEEP
+from tests.deep import DEEP, DEEP_ONLY
 from tests.models_for_tests import KINDS, SMALL, SMALLEST, prompt_for, random_model
 from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.models import resolve
@@ -69,6 +69,12 @@ def check(chip, prompt, new, eos=(), slot=0):
     if golden.saturations == 0:
         assert sum(r.saturated for r in records) == 0
     return records
+
+
+@DEEP_ONLY
+def test_a_guided_simulator(device):
+    model = quantise(resolve("tiny").checkpoint())
+    check(device(model, guided=True), prompt_for(model, 2 * PAGE + 3), 12)
 
 
 SHAPES = {
