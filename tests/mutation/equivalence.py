@@ -4,8 +4,7 @@ The netlist in which an input chooses the fault becomes a graph of and gates and
 is registers, too, and all have one clock: faults of clocks are not to be seen in it. Both copies,
 the good one and the mutant, are that one graph with the choice as a constant, so whatever they
 share is built once. They begin as hardware does: in any state, which is the same in both, and with
-one cycle of reset; so what a memory holds is unknown but the same. What may be anything (x) is
-zero, as in the simulated mutants.
+one cycle of reset; so what a memory holds is unknown but the same.
 
 The proof is an induction. What holds from one cycle to the next is found by starting with
 everything that might (each register is the same in both copies; it is, or a bit of the good one has
@@ -91,7 +90,6 @@ opt_clean
 async2sync
 opt -fast
 setundef -undriven -zero
-setundef -zero
 dffunmap
 techmap
 aigmap

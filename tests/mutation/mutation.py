@@ -142,8 +142,6 @@ def mutate(
         (folder / "mutate.ys").write_text("\n".join(lines) + "\n")
         yosys(
             f"read_rtlil whole.il\nscript mutate.ys\nrename {top} {top}_mutants\n"
-            # A simulator may take an x for whatever hides the fault.
-            f"setundef -zero {top}_mutants\n"
             f"select {top}_mutants\nwrite_verilog -noattr -selected mutants.v",
             folder,
         )

@@ -147,16 +147,20 @@ class KvModel:
         if max(slot, to) >= self.slots:
             return NO_SLOT
         if self.sequences[to] or slot == to:
-            return Result(Answer.IN_USE, 3)
+            return Result(Answer.IN_USE, 3, did={"other_in_use"} if slot != to else set())
         parent = self.sequences[slot] or Sequence()
-        end = max(parent.first, min(parent.end, -(-tokens // self.page_tokens)))
+        wanted = -(-tokens // self.page_tokens)
+        end = max(parent.first, min(parent.end, wanted))
         self.sequences[to] = Sequence(
             parent.first,
             end,
             min(parent.floor, tokens // self.page_tokens),
             {i: p for i, p in parent.pages.items() if i < end},
         )
-        return Result(Answer.DONE, KvManager.fork_cycles(end - parent.first))
+        did = {"fork_behind_window"} if wanted < parent.first else set()
+        if 0 < parent.first < end:
+            did.add("fork_within_window")
+        return Result(Answer.DONE, KvManager.fork_cycles(end - parent.first), did=did)
 
     def release(self, slot: int) -> Result:
         if slot >= self.slots:

@@ -46,6 +46,8 @@ def points(given):
             "begin_gone", "evict_done", "trimmed", "evicted_page_anew", "copied_on_write",
             "copy_waits", "replaced_uncopied", "kept_beside_replaced",
         ]  # fmt: skip
+    if given["slots"] > 1:
+        names.append("other_in_use")
     if given["slots"] & given["slots"] - 1:
         names += [f"{name}_no_slot" for name in OPERATIONS]
     if given.get("slot_pages"):
@@ -235,9 +237,14 @@ class Bench:
         kind = random.random()
         if kind < 0.1:
             return "release", (slot,)
-        if kind < 0.25:
+        if kind < 0.28:
             empty = [s for s in range(model.slots) if model.sequences[s] is None]
-            to = random.choice(empty) if empty and random.random() < 0.9 else slot
+            live = [s for s in range(model.slots) if s not in empty]
+            if live and random.random() < 0.8:
+                slot = random.choice(live)
+            to = random.randrange(model.slots)
+            if empty and random.random() < 0.85:
+                to = random.choice(empty)
             tokens = random.choice(
                 [model.positions, lengths[slot], random.randrange(1, 1 + model.positions)]
             )
@@ -392,6 +399,32 @@ async def refused_behind_a_window(dut):
         for slot in range(model.slots):
             await bench.operate("release", slot)
     assert refused or not given.get("covered", True) or model.pages == 1
+
+
+@cocotb.test()
+async def forks_of_a_window(dut):
+    """Of a slot that begins behind its sequence's first page, with each number of pages."""
+    given, random, _ = configured()
+    await begin(dut, INPUTS)
+    bench = Bench(dut, given, random)
+    model, tokens, did = bench.model, bench.model.page_tokens, set()
+    if model.slots == 1:
+        return
+    for first in range(1, model.positions // tokens):
+        held = min(random.randrange(1, 4), model.slot_pages, model.pages)
+        rows = min(held * tokens, model.positions - first * tokens)
+        await bench.operate("begin", 0, first * tokens, 1, 1)
+        await bench.operate("begin", 0, first * tokens, rows, 0)
+        for end in range(min(first + held + 2, model.positions // tokens)):
+            length = max(1, end * tokens - random.randrange(2))
+            result = await bench.operate("fork", 0, 1, length)
+            did |= result.did
+            await bench.check((0, 1))
+            assert (await bench.operate("fork", 0, 1, length)).answer == Answer.IN_USE
+            await bench.operate("release", 1)
+        await bench.operate("release", 0)
+    assert "fork_within_window" in did or model.positions < 3 * tokens
+    assert "fork_behind_window" in did or model.positions < 4 * tokens
 
 
 @cocotb.test()
