@@ -1,6 +1,6 @@
 """The KV manager against a Python model: every operation's answer, effect and duration."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import cocotb
 import pytest
@@ -69,6 +69,8 @@ class Bench:
             page_tokens=tokens,
             slot_pages=given.get("slot_pages") or self.per_sequence,
         )
+        stamp_bits = given.get("stamp_bits") or 12
+        self.refresh = PageUse(pages=given["pages"], stamp_bits=stamp_bits).refresh
         # Ids that the ports can say and that are no slot's.
         ids = 1 << len(dut.begin_slot)
         self.strangers = range(given["slots"], ids)
@@ -144,10 +146,11 @@ class Bench:
         getattr(dut, f"{name}_valid").value = 1
         for field, value in zip(OPERATIONS[name], values, strict=True):
             getattr(dut, f"{name}_{field}").value = value
-        # An evict waits until the pages are refreshed that ticks have made due.
+        # An evict waits until the pages are refreshed that ticks have made due, those that come
+        # while it waits too, and for a use; of one page each of them takes up to two cycles.
         waits = 2 * model.pages + 8 if name == "evict" else 0
         while await self.cycle() != [name]:
-            waits -= 1
+            waits += 2 * self.refresh + 1 if name == "evict" and dut.tick.value == 1 else -1
             assert waits >= 0, f"{name} was not taken"
         getattr(dut, f"{name}_valid").value = 0
         if name == "evict":
@@ -384,7 +387,7 @@ async def refused_behind_a_window(dut):
     bench = Bench(dut, given, random)
     model, refused = bench.model, 0
     tokens = model.page_tokens
-    for held in range(1, min(model.slot_pages, model.pages)):
+    for held, window in product(range(1, min(model.slot_pages, model.pages)), (1, 2, 0)):
         length = held * tokens
         await bench.operate("begin", 0, 0, length, 0)
         for slot in range(1, model.slots):
@@ -393,7 +396,9 @@ async def refused_behind_a_window(dut):
                 await bench.operate("begin", slot, 0, rows, 0)
         # As many rows as may be, or one that needs a page.
         for rows in (model.positions - length, 1):
-            result = await bench.operate("begin", 0, length, rows, random.randrange(1, 2 + tokens))
+            result = await bench.operate(
+                "begin", 0, length, rows, window or random.randrange(1, 2 + tokens)
+            )
             refused += "trimmed_refused" in result.did
             await bench.check(range(model.slots))
         for slot in range(model.slots):
@@ -443,7 +448,7 @@ async def evict_after_evict(dut):
     # A slot that holds nothing: no victim, as fast as can be.
     dut.evict_valid.value, dut.evict_slot.value = 1, model.slots - 1
     stamp = given.get("stamp_bits") or 12
-    rest, waited, answers = 3 * PageUse(pages=model.pages, stamp_bits=stamp).refresh, 0, 0
+    rest, waited, answers = 3 * bench.refresh, 0, 0
     # Where that is soon: until the epochs' counter has come round.
     for epoch in range((1 << stamp) + 5 if stamp == 10 else 300):
         for i in range(1 + rest):
