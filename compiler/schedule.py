@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.program import Instruction, Program
 from tokenloom.compiler.quantise import QuantModel
 from tokenloom.hw.array.array_control import ArrayControl
@@ -232,8 +233,9 @@ def predict(
     Raises
     ------
     ValueError
-        When the rows exceed the hardware's, the program waits for something that never comes, or a
-        unit would have more operations in flight than the chip can count.
+        When the rows exceed the hardware's, or the program waits for something that never comes.
+    TokenloomError
+        When a unit would have more operations in flight than the chip can count.
     """
     if not 1 <= rows <= hardware.array.rows:
         raise ValueError(f"rows is {rows}; allowed: 1..{hardware.array.rows}")
@@ -310,7 +312,7 @@ def _check_in_flight(before: list[Operation], first: int) -> None:
     """Whether the chip can count one more operation of a unit that is issued in cycle `first`."""
     if len(before) >= IN_FLIGHT and before[-IN_FLIGHT].last > first:
         one = before[-1]
-        raise ValueError(
+        raise TokenloomError(
             f"more than {IN_FLIGHT} operations of unit {one.unit.name} in flight, behind "
             f"{one.name}; allowed: {IN_FLIGHT}"
         )

@@ -54,7 +54,7 @@ CFG_BITS = 512
 PASSED_OVER = frozenset({Unit.ARRAY, Unit.SOFTMAX})
 """Units whose instructions a context that does not reach their chunk passes over."""
 IN_FLIGHT = 128
-"""Operations that such a unit may have begun and not finished; `predict` looks at every one."""
+"""Operations that such a unit may have begun and not finished; `predict` refuses more."""
 
 _TAG = data.StructLayout({"block": BLOCK_TAG, "row": 5, "unit": 3})
 

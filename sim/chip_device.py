@@ -56,7 +56,7 @@ _PATIENCE = 200_000_000
 # Cycles between two looks at Ctrl-C: less than a second of the largest chip.
 _SLICE = 2_000
 
-# New tokens of a rehearsal, and cycles after which it ends sooner: a second or two.
+# New tokens of a rehearsal, and cycles after which it ends sooner, but not before its fourth pass.
 _REHEARSED, _REHEARSED_CYCLES = 40, 400_000
 
 
@@ -150,7 +150,7 @@ class ChipDevice:
     soon : bool
         With a simulator that is soon built and slow.
     guided : bool
-        With a simulator that is a quarter faster and compiled twice (`simulator.build`).
+        With a simulator that is a tenth to a quarter faster and compiled twice (`simulator.build`).
 
     Raises
     ------

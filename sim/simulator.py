@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -213,8 +214,8 @@ def build(
         Of the card in its kernel, behind `kernel_adapter`: the card's ports, addresses from 0.
     rehearse : callable, optional
         Compile twice, the second time for the branches that are taken while this plays on the
-        first library, which counts them: a quarter faster. Called only where such a simulator is
-        not there yet; whose rehearsal it was makes no difference but in speed.
+        first library, which counts them: a tenth to a quarter faster. Called only where such a
+        simulator is not there yet; whose rehearsal it was makes no difference but in speed.
 
     Raises
     ------
@@ -274,6 +275,8 @@ def build(
             # Left by a run that was ended: make would take half an object file for a whole one.
             for left in (objects, counts):
                 shutil.rmtree(left, ignore_errors=True)
+            for library_left in folder.glob("first.*.so"):
+                library_left.unlink()
             write_verilog(texts, folder / "rtl")
             step("verilate")
             command = ["verilator", *options, "-Mdir", str(objects)]
@@ -286,15 +289,20 @@ def build(
                 step("compile the simulator, first of two times (minutes, once)")
                 place = f"-fprofile-dir={counts}"
                 _compile(objects, make, env, lock, (*_COUNTING, place))
-                first = folder / f"first.{os.getpid()}.so"
+                # A name that this process never loaded: it would get the old library again.
+                first = folder / f"first.{os.getpid()}.{time.monotonic_ns()}.so"
                 try:
                     _link(first, objects, [*defines.split(), "-DTL_COUNTING"], soon, env, lock)
                     step("rehearse")
                     loaded = ctypes.CDLL(str(first))
-                    rehearse(loaded)
-                    loaded.tl_counted()
+                    try:
+                        rehearse(loaded)
+                    finally:
+                        loaded.tl_counted()  # or it would be written when the process ends
                 finally:
                     first.unlink(missing_ok=True)
+                if not any(counts.glob("*.gcda")):
+                    raise TokenloomError(f"{counts}: the rehearsal left no counts of branches")
                 step("compile the simulator, second of two times")
                 for made in [*objects.glob("*Vchip*.[ao]"), *objects.glob("*.gch")]:
                     made.unlink()

@@ -5,6 +5,7 @@ import pytest
 from tests.models_for_tests import SMALL, prompt_for, random_model
 from tests.test_chip import check, patience  # noqa: F401
 from tokenloom.compiler import schedule
+from tokenloom.compiler.errors import TokenloomError
 from tokenloom.compiler.image import lay_out
 from tokenloom.compiler.models import resolve
 from tokenloom.compiler.program import compile_program
@@ -98,5 +99,5 @@ def test_more_operations_in_flight_than_are_counted_are_refused(monkeypatch):
     monkeypatch.setattr(schedule, "IN_FLIGHT", most)
     schedules("three-heads", HARDWARE, [POSITIONS - 1])
     monkeypatch.setattr(schedule, "IN_FLIGHT", most - 1)
-    with pytest.raises(ValueError, match=f"more than {most - 1} operations of unit ARRAY"):
+    with pytest.raises(TokenloomError, match=f"more than {most - 1} operations of unit ARRAY"):
         schedules("three-heads", HARDWARE, [POSITIONS - 1])

@@ -113,8 +113,8 @@ __all__ = ["run_command"]
     "--guided/--no-guided",
     default=False,
     show_default=True,
-    help="Compile the simulator twice, then for the branches that the model takes: a quarter "
-    "faster.",
+    help="Compile the simulator twice, then for the branches that the model takes: a tenth "
+    "to a quarter faster.",
 )
 @click.option(
     "--check/--no-check",

@@ -71,7 +71,7 @@ def page(
         "In cycles of `clk`, *derived* from the block's own constants; the tests count the same. "
         "In a formula `true` counts as 1.",
         times,
-        *_recurrences(block, timing),
+        *_calls(block, timing),
         "## Wave",
         "*Simulated*: values before each rising edge; wide values show their last digits.",
         f"![wave]({spec.name}.svg)",
@@ -85,14 +85,13 @@ def page(
     return text if command is None else _DOCS_LINK.sub(r"docs/\1", text)
 
 
-def _recurrences(block: Block, timing: list[Timing]) -> list[str]:
+def _calls(block: Block, timing: list[Timing]) -> list[str]:
     """What the formulas that are calls belong to."""
     calls = dict.fromkeys(call[1] for one in timing if (call := _CALL.match(one.formula)))
     kind = type(block)
     return [
-        f"`{name}(...)` is a method of `{kind.__name__}` with the parameters above "
-        f"(`from {kind.__module__} import {kind.__name__}`): a recurrence, as its parts wait for "
-        "each other."
+        f"`{name}(...)` is a method of `{kind.__name__}`, made with the block's parameters "
+        f"(`from {kind.__module__} import {kind.__name__}`)."
         for name in calls
         if hasattr(kind, name)
     ]

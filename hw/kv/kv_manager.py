@@ -71,8 +71,8 @@ class KvManager(Block):
         A slot gives back all its pages.
     evict_valid, evict_ready, evict_slot, evict_all : In(1), Out(1), In, In(1)
         One page of the slot, or of all slots, is to be evicted. Waits for a use that waits,
-        and while pages have to be refreshed: `PageUse.refresh` cycles after a tick, so ticks have
-        to come more slowly.
+        and while pages have to be refreshed: `PageUse.refresh` cycles after a tick (twice that
+        with a single page), so ticks have to come more slowly.
     done : Out(1)
         High for one cycle: the answer to the operation that was taken. Of operations offered in
         the same cycle, release goes first, then begin, fork, evict.

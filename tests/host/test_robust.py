@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -473,19 +474,27 @@ def test_a_build_that_was_ended_does_not_count(monkeypatch, tmp_path, tool, erro
     assert simulator.build(load("mini")) == library and tools.ran == []
 
 
-@pytest.mark.parametrize("ended", ["", "rehearse", "make 0", "make 1", "g++ 0", "g++ 1"])
+@pytest.mark.parametrize(
+    "ended", ["", "rehearse", "no counts", "make 0", "make 1", "g++ 0", "g++ 1"]
+)
 def test_a_guided_build_is_compiled_twice_or_not_at_all(monkeypatch, tmp_path, ended):
     from tokenloom.hw.config import load
 
     monkeypatch.setenv("TOKENLOOM_BUILD", str(tmp_path))
-    tools, commands, played = Tools(monkeypatch), [], []
+    tools, commands, played, loaded = Tools(monkeypatch), [], [], set()
 
     class Library:
         def __init__(self, path):
-            self.path = path
+            # A process that loads a path again gets the library it has.
+            assert path not in loaded or "libchip" in path
+            loaded.add(path)
+            self.counts = Path(path).parent / "counts"
 
         def tl_counted(self):
             played.append("counted")
+            if ended != "no counts":
+                self.counts.mkdir()
+                (self.counts / "chip.gcda").touch()
 
     def run(command, env, log, lock):
         tools.fails = ""
@@ -504,7 +513,8 @@ def test_a_guided_build_is_compiled_twice_or_not_at_all(monkeypatch, tmp_path, e
     monkeypatch.setattr(simulator, "_run", run)
     monkeypatch.setattr(simulator.ctypes, "CDLL", Library)
     if ended:
-        with pytest.raises(KeyboardInterrupt):
+        error = TokenloomError if ended == "no counts" else KeyboardInterrupt
+        with pytest.raises(error):
             simulator.build(load("mini"), rehearse=rehearse)
         (folder,) = (tmp_path / "simulator").iterdir()
         assert list(folder.glob("*.so")) == []

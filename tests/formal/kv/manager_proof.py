@@ -68,8 +68,17 @@ class SpiedCounts(RefCounts):
         return m
 
 
+class ForgetfulCounts(SpiedCounts):
+    """Every count that is written is zero."""
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        m.d.comb += self.write.data.eq(0)
+        return m
+
+
 class AnyUse(PageUse):
-    """Any values at all."""
+    """Any values at all: what decides when a use or an evict is taken is an input of the proof."""
 
     def elaborate(self, platform):
         return Module()
@@ -96,16 +105,16 @@ class AnyChoice(Eviction):
 
 
 class SpiedManager(KvManager):
-    """With a view of its parts, and counts up to `most`."""
+    """With a view of its parts."""
 
-    def __init__(self, *, most, **given):
+    def __init__(self, *, counts, **given):
         super().__init__(**given)
         slots, pages = given["slots"], given["pages"]
         sequence_pages = -(-given["positions"] // given["page_tokens"])
         self.table = SpiedTable(
             slots=slots, pages=pages, slot_pages=given["slot_pages"], sequence_pages=sequence_pages
         )
-        self.free, self.counts = SpiedFreeList(pages=pages), SpiedCounts(pages=pages, most=most)
+        self.free, self.counts = SpiedFreeList(pages=pages), counts(pages=pages, most=slots)
         self.use = AnyUse(pages=pages)
         self.eviction = AnyChoice(tag_bits=len(self.eviction.tag))
         self.sequence_pages = sequence_pages
@@ -121,12 +130,12 @@ class ManagerProof(Elaboratable):
 
     Parameters
     ----------
-    most : int, optional
-        Largest count of a page; all slots may share it, unless the manager is to be wrong.
+    counts : type, optional
+        The manager's reference counts.
     """
 
-    def __init__(self, *, most=None, **given):
-        self.dut = dut = SpiedManager(most=most or given["slots"], **given)
+    def __init__(self, *, counts=SpiedCounts, **given):
+        self.dut = dut = SpiedManager(counts=counts, **given)
         self.slots, self.pages = given["slots"], given["pages"]
         names = [name for name, (_, flow) in dut.flat_ports().items() if flow is In]
         self.ports = [getattr(dut, name) for name in names]
@@ -140,7 +149,7 @@ class ManagerProof(Elaboratable):
         for part in (table, free, counts, dut.eviction):
             module = part.elaborate(platform)
             part.elaborate = lambda platform, module=module: module
-        self.ports.append(dut.eviction.keep)
+        self.ports += [dut.eviction.keep, dut.use.use_ready, dut.use.due]
         sequence, mark = range(dut.sequence_pages), len(op.end)
         ring = (len(table.words) // self.slots).bit_length() - 1
         page_bits = len(free.page)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.deep import DEEP_ONLY, deep
-from tests.formal.kv.manager_proof import ManagerProof
+from tests.formal.kv.manager_proof import ForgetfulCounts, ManagerProof
 from tests.formal.sby import prove
 
 # Rings of two entries for sequences of four pages, fewer pages than two slots may want.
@@ -16,6 +16,7 @@ def test_manager(mode, depth):
 
 
 @DEEP_ONLY
-def test_counts_that_are_too_small_break_it():
-    with pytest.raises(AssertionError, match="Temporal induction failed"):
-        prove("kv_manager_wrong", ManagerProof(**SMALL, most=1), mode="prove", depth=1)
+def test_counts_that_are_forgotten_break_it():
+    design = ManagerProof(**SMALL, counts=ForgetfulCounts)
+    with pytest.raises(AssertionError, match="Assert failed in top"):
+        prove("kv_manager_wrong", design, mode="bmc", depth=10)
