@@ -150,7 +150,7 @@ class ChipDevice:
     soon : bool
         With a simulator that is soon built and slow.
     guided : bool
-        With a simulator that is a tenth to a quarter faster and compiled twice (`simulator.build`).
+        With a simulator that is a fifth to a quarter faster and compiled twice (`simulator.build`).
 
     Raises
     ------

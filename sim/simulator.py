@@ -214,7 +214,7 @@ def build(
         Of the card in its kernel, behind `kernel_adapter`: the card's ports, addresses from 0.
     rehearse : callable, optional
         Compile twice, the second time for the branches that are taken while this plays on the
-        first library, which counts them: a tenth to a quarter faster. Called only where such a
+        first library, which counts them: a fifth to a quarter faster. Called only where such a
         simulator is not there yet; whose rehearsal it was makes no difference but in speed.
 
     Raises

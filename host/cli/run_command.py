@@ -113,7 +113,7 @@ __all__ = ["run_command"]
     "--guided/--no-guided",
     default=False,
     show_default=True,
-    help="Compile the simulator twice, then for the branches that the model takes: a tenth "
+    help="Compile the simulator twice, then for the branches that the model takes: a fifth "
     "to a quarter faster.",
 )
 @click.option(
