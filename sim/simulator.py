@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -254,16 +254,16 @@ def build(
     if card or kernel:
         macros["TL_CARD"] = 1
     defines = " ".join(f"-D{name}={value}" for name, value in macros.items())
-    inner = "kernel.card.chip" if kernel else "chip"
+    place = "kernel.card.chip" if kernel else "chip"
     watched = _watched(hardware) if card or kernel else {}
-    texts = texts | {"bench_top": _bench_top(top, module or top.module_name, watched, inner)}
+    texts = texts | {"bench_top": _bench_top(top, module or top.module_name, watched, place)}
     begin, compiled = _NOISE if power_up else _ZERO, _SOON if soon else _LONG
     options = (*_VERILATE, *VERILATOR_FLAGS, *_SPEED, *compiled, *begin)
     make = (*_MAKE, *(_MAKE_SOON if soon else _MAKE_LONG))
     guided = _TOLD_OF if rehearse else ()
     model = _digest(*texts.values(), *options, *make, *guided)
     marks = f"{_TAPS * taps}{_POWER_UP * power_up}{_CARD * card}{_KERNEL * kernel}{_SOONER * soon}"
-    marks += _GUIDED * (rehearse is not None)
+    marks += _GUIDED * bool(rehearse)
     folder = build_root() / "simulator" / f"{hardware.name}{marks}-{model}"
     objects, counts, done = folder / "obj", folder / "counts", folder / ".done"
     sources = [path.read_text() for path in (_HARNESS, *model_sources())]
@@ -271,12 +271,14 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / ".lock", step) as lock:
         env = os.environ | environment()
+
+        def link(to: Path, *more: str) -> None:
+            _link(to, objects, [*defines.split(), *more], soon, env, lock)
+
         if not done.exists():
             # Left by a run that was ended: make would take half an object file for a whole one.
             for left in (objects, counts):
                 shutil.rmtree(left, ignore_errors=True)
-            for library_left in folder.glob("first.*.so"):
-                library_left.unlink()
             write_verilog(texts, folder / "rtl")
             step("verilate")
             command = ["verilator", *options, "-Mdir", str(objects)]
@@ -286,32 +288,12 @@ def build(
                 step("compile the simulator (minutes, once)")
                 _compile(objects, make, env, lock)
             else:
-                step("compile the simulator, first of two times (minutes, once)")
-                place = f"-fprofile-dir={counts}"
-                _compile(objects, make, env, lock, (*_COUNTING, place))
-                # A name that this process never loaded: it would get the old library again.
-                first = folder / f"first.{os.getpid()}.{time.monotonic_ns()}.so"
-                try:
-                    _link(first, objects, [*defines.split(), "-DTL_COUNTING"], soon, env, lock)
-                    step("rehearse")
-                    loaded = ctypes.CDLL(str(first))
-                    try:
-                        rehearse(loaded)
-                    finally:
-                        loaded.tl_counted()  # or it would be written when the process ends
-                finally:
-                    first.unlink(missing_ok=True)
-                if not any(counts.glob("*.gcda")):
-                    raise TokenloomError(f"{counts}: the rehearsal left no counts of branches")
-                step("compile the simulator, second of two times")
-                for made in [*objects.glob("*Vchip*.[ao]"), *objects.glob("*.gch")]:
-                    made.unlink()
-                _compile(objects, make, env, lock, (*_TOLD_OF, place))
+                _compile_guided(objects, counts, make, link, rehearse, step, env, lock)
             done.touch()
         if not library.exists():
             temporary = folder / f"libchip.{os.getpid()}.so"
             try:
-                _link(temporary, objects, defines.split(), soon, env, lock)
+                link(temporary)
                 temporary.replace(library)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -334,18 +316,50 @@ def _compile(
     _run([*command, "libVchip.a", "libverilated.a"], env, objects.parent / "make.log", lock)
 
 
+def _compile_guided(
+    objects: Path,
+    counts: Path,
+    make: Sequence[str],
+    link: Callable[..., None],
+    rehearse: Callable[[ctypes.CDLL], None],
+    step: Callable[[str], None],
+    env: dict[str, str],
+    lock: IO[str],
+) -> None:
+    """Compile, count in the folder `counts` which branches a rehearsal takes, and compile again."""
+    place = f"-fprofile-dir={counts}"
+    step("compile the simulator, first of two times (minutes, once)")
+    _compile(objects, make, env, lock, (*_COUNTING, place))
+    counts.mkdir()
+    # A name that this process never loaded: it would get the old library again.
+    with tempfile.TemporaryDirectory(dir=counts) as scratch:
+        first = Path(scratch) / "first.so"
+        link(first, "-DTL_COUNTING", "-lgcov")
+        step("rehearse")
+        loaded = ctypes.CDLL(str(first))
+        try:
+            rehearse(loaded)
+        finally:
+            loaded.tl_counted()  # or it would be written when the process ends
+    if not any(counts.glob("*.gcda")):
+        raise TokenloomError(f"{counts}: the rehearsal left no counts of branches")
+    step("compile the simulator, second of two times")
+    for made in [*objects.glob("*Vchip*.[ao]"), *objects.glob("*.gch")]:
+        made.unlink()
+    _compile(objects, make, env, lock, (*_TOLD_OF, place))
+
+
 def _link(
-    to: Path, objects: Path, defines: Sequence[str], soon: bool, env: dict[str, str], lock: IO[str]
+    to: Path, objects: Path, options: Sequence[str], soon: bool, env: dict[str, str], lock: IO[str]
 ) -> None:
     """Link the harness and the compiled chip to a library."""
     root = env.get("VERILATOR_ROOT") or _system_root(env)
     command = f"g++ -std=c++20 {'-O0' if soon else '-O2 -march=native'} -fPIC".split()
     command += ["-shared", "-Wl,-z,defs"]
-    command += [*defines, f"-I{objects}", f"-I{_HARNESS.parent}"]
+    command += [f"-I{objects}", f"-I{_HARNESS.parent}"]
     command += [f"-I{root}/include", f"-I{root}/include/vltstd", str(_HARNESS)]
     command += [str(objects / "libVchip.a"), str(objects / "libverilated.a"), "-lpthread"]
-    command += ["-lgcov"] if "-DTL_COUNTING" in defines else []
-    _run([*command, "-o", str(to)], env, to.parent / "link.log", lock)
+    _run([*command, *options, "-o", str(to)], env, objects.parent / "link.log", lock)
 
 
 def _system_root(env: dict[str, str]) -> str:

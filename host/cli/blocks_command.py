@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tokenloom.host.cli.options import file_option
+from tokenloom.host.cli.options import FOLDER, file_option
 from tokenloom.host.jsonfile import write_json
 
 __all__ = ["blocks_command"]
@@ -13,7 +13,7 @@ __all__ = ["blocks_command"]
 @click.command("blocks")
 @click.option(
     "--markdown",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     help="Write every block's page and wave, and an index.",
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tokenloom.host.cli.options import common_options
+from tokenloom.host.cli.options import FOLDER, common_options
 from tokenloom.host.jsonfile import write_json
 
 __all__ = ["generate_command"]
@@ -15,7 +15,7 @@ __all__ = ["generate_command"]
 @click.option(
     "--out",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     help="Folder for the Verilog, one file per module.",
 )

@@ -8,7 +8,7 @@ import click
 
 from tokenloom.host.jsonfile import check_writable
 
-__all__ = ["FILE", "OVERRIDES", "WEIGHTS", "TokenBias", "common_options", "file_option", "writable"]
+__all__ = ["FILE", "FOLDER", "OVERRIDES", "WEIGHTS", "common_options", "file_option", "writable"]
 
 
 def writable(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
@@ -19,21 +19,7 @@ def writable(context: click.Context, option: click.Parameter, path: Path | None)
 
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-
-
-class TokenBias(click.ParamType):
-    """A token's id and what is added to its logit, as 42:-1.5."""
-
-    name = "id:bias"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, context: click.Context | None
-    ) -> tuple[int, float]:
-        token, _, bias = str(value).partition(":")
-        try:
-            return int(token), float(bias)
-        except ValueError:
-            self.fail(f"{value!r} is no ID:BIAS; allowed is one like 42:-1.5", param, context)
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -2,19 +2,34 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from tokenloom.compiler.errors import TokenloomError
-from tokenloom.host.cli.options import FILE, WEIGHTS, TokenBias, common_options, writable
+from tokenloom.host.cli.options import FILE, WEIGHTS, common_options, writable
 from tokenloom.host.jsonfile import write_bytes, write_json
 
 if TYPE_CHECKING:
     from tokenloom.compiler.checkpoint import MatrixKind
 
 __all__ = ["run_command"]
+
+
+class _TokenBias(click.ParamType):
+    """A token's id and what is added to its logit, as 42:-1.5."""
+
+    name = "id:bias"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, float]:
+        token, _, bias = str(value).partition(":")
+        try:
+            return int(token), float(bias)
+        except ValueError:
+            self.fail(f"{value!r} is no ID:BIAS; allowed is one like 42:-1.5", param, context)
 
 
 @click.command("run")
@@ -83,7 +98,7 @@ __all__ = ["run_command"]
 )
 @click.option(
     "--logit-bias",
-    type=TokenBias(),
+    type=_TokenBias(),
     multiple=True,
     metavar="ID:BIAS",
     help="Added to a token's logit; may be given up to 32 times.",

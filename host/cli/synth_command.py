@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tokenloom.host.cli.options import OVERRIDES, file_option
+from tokenloom.host.cli.options import FOLDER, OVERRIDES, file_option
 from tokenloom.host.jsonfile import write_json
 
 __all__ = ["synth_command"]
@@ -21,7 +21,7 @@ __all__ = ["synth_command"]
 @click.option(
     "--out",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     help="Folder for the project.",
 )

@@ -51,20 +51,19 @@ class FifoProof(Elaboratable):
             m.d.comb += [Assert(block.r_data == went), Assert(held.any())]
         # Room is offered whenever there is some, and a word is not held back for more than a
         # cycle.
-        shown = block.r_rdy if self.buffered else 0
+        size, shown = len(storage.rows), block.r_rdy if self.buffered else 0
+        stored = Signal(range(size + 1))
         waiting = Signal(2)
         m.d.sync += waiting.eq(Mux(held.any() & ~block.r_rdy, waiting + 1, 0))
         m.d.comb += [
-            Assert(block.w_rdy == (block.level - shown != len(storage.rows))),
+            stored.eq(block.level - shown),
+            Assert(block.w_rdy == (stored != size)),
             Assert(waiting <= int(self.buffered)),
         ]
 
         # Invariants: what lies where.
-        size = len(storage.rows)
         head, tail = storage.read.addr, storage.write.addr
-        stored = Signal(range(size + 1))
         m.d.comb += [
-            stored.eq(block.level - shown),
             Assert(stored <= size),
             Assert((head < size) & (tail < size)),
             Assert(tail == Mux(head + stored >= size, head + stored - size, head + stored)),
